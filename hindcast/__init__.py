@@ -1,0 +1,5 @@
+"""Hindcast: point-in-time-correct features from one definition, with proof.
+
+The library that a dbt project, a Feast repository and a training module share. It knows
+nothing about any one subject: no word about flights belongs in here.
+"""

@@ -1,0 +1,28 @@
+"""What Hindcast says when something is wrong.
+
+One small hierarchy. Each message tells what was found, what was expected and what to do
+next; the command line prints it without a traceback. Not for bugs of ours: those raise.
+"""
+
+
+class HindcastError(Exception):
+    """A mistake in a project, its data or a call that the user can mend."""
+
+
+class DefinitionError(HindcastError):
+    """A dbt definition that Feast cannot register. `faults` lists every one found."""
+
+    def __init__(self, faults: list[str]) -> None:
+        """Keep all faults and show them one a line."""
+        self.faults = faults
+        noun = "fault" if len(faults) == 1 else "faults"
+        lines = "\n".join(f"  {fault}" for fault in faults)
+        super().__init__(f"{len(faults)} {noun} in the feature definitions:\n{lines}")
+
+
+class MissingInputError(HindcastError):
+    """Something an earlier step makes is not there. The message names the command."""
+
+
+class RetrievalError(HindcastError):
+    """A spine or a feature view that cannot be joined as asked."""
