@@ -1,0 +1,98 @@
+"""Publish, find and prune snapshots: consistent sets of Parquet files, one per feature table.
+
+Layout under the published directory: one directory per snapshot named by its id, each with a
+`snapshot.json`, and the symbolic link `current` to the newest. The link is replaced by a
+rename, so a reader sees the old snapshot or the new one, never a mix; it resolves the link once
+and may finish reading the old one, which stays until `keep` newer ones exist. Not for writing
+the tables themselves: dbt does that, in SQL.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hindcast.errors import MissingInputError
+
+CURRENT = "current"
+_DESCRIPTION = "snapshot.json"
+_UNFINISHED = ".unfinished-"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One published snapshot: its id, its directory and what it holds."""
+
+    id: str
+    path: Path
+    created_at: datetime
+    tables: dict[str, int]
+
+    @property
+    def row_count(self) -> int:
+        """Rows of all tables together."""
+        return sum(self.tables.values())
+
+
+def begin(published: Path, snapshot_id: str) -> Path:
+    """Make the directory that dbt writes a new snapshot's tables to, invisible to readers."""
+    published.mkdir(parents=True, exist_ok=True)
+    for leftover in published.glob(f"{_UNFINISHED}*"):
+        shutil.rmtree(leftover)  # of a build that died: dbt holds the warehouse lock, so no other
+    staging = published / f"{_UNFINISHED}{snapshot_id}"
+    staging.mkdir()
+    return staging
+
+
+def publish(staging: Path, description: dict[str, Any], *, keep: int) -> Path:
+    """Make a finished staging directory the current snapshot, and prune the oldest.
+
+    `description` holds `tables` (name to row count) and whatever else is to be kept of the
+    build. Returns the snapshot's directory.
+    """
+    published = staging.parent
+    snapshot_id = staging.name.removeprefix(_UNFINISHED)
+    stamp = {"id": snapshot_id, "created_at": datetime.now(UTC).isoformat(timespec="seconds")}
+    (staging / _DESCRIPTION).write_text(json.dumps(stamp | description, indent=2) + "\n")
+    final = published / snapshot_id
+    staging.rename(final)
+
+    link = published / f"{CURRENT}.new"
+    link.unlink(missing_ok=True)
+    link.symlink_to(snapshot_id)
+    os.replace(link, published / CURRENT)
+
+    for old in list_snapshots(published)[max(keep, 1) :]:
+        shutil.rmtree(old.path)
+    return final
+
+
+def list_snapshots(published: Path) -> list[Snapshot]:
+    """Every published snapshot, newest first."""
+    found = [read(file.parent) for file in published.glob(f"[!.]*/{_DESCRIPTION}")]
+    unique = {item.id: item for item in found}
+    return sorted(unique.values(), key=lambda item: (item.created_at, item.id), reverse=True)
+
+
+def current(published: Path) -> Snapshot:
+    """The snapshot that readers get now. Raises MissingInputError where none is published."""
+    if not (published / CURRENT).exists():
+        raise MissingInputError(
+            f"no snapshot is published in {published}: run `dbt build`, which publishes one."
+        )
+    return read(published / CURRENT)
+
+
+def read(path: Path) -> Snapshot:
+    """The snapshot in a directory (or behind a link to one)."""
+    path = path.resolve()
+    stored = json.loads((path / _DESCRIPTION).read_text())
+    return Snapshot(
+        id=stored["id"],
+        path=path,
+        created_at=datetime.fromisoformat(stored["created_at"]),
+        tables={name: int(rows) for name, rows in stored["tables"].items()},
+    )

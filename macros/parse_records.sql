@@ -1,0 +1,132 @@
+{#- Turns the raw lines of one source into typed columns, or a reason why not.
+
+    Column types and limits come from the source's YAML. `key` and `_loaded_at` identify a
+    record: one that comes a second time (a file delivered twice) goes to quarantine too.
+    Adds `_file`, `_line_no`, `_line`, and `_problem`: a struct (column_name, reason), NULL
+    for a good row. `checks` are rules on whole rows: dicts of `when`, `column` and `reason`. -#}
+{% macro parse_records(source_name, table_name, key, checks=[]) %}
+{%- set columns = source_columns(source_name, table_name) -%}
+with lines as (
+    select * from {{ source(source_name, table_name) }}
+),
+
+named as (
+    select
+        _file,
+        _line_no,
+        _line,
+        len(_fields) as _field_count,
+        {%- for column in columns.values() %}
+        nullif(nullif(trim(_fields[{{ loop.index }}]), 'NA'), '') as {{ column.name }}_text,
+        {%- endfor %}
+    from lines
+),
+
+typed as (
+    select
+        *,
+        {%- for column in columns.values() %}
+        {{ cast_text(column) }} as {{ column.name }},
+        {%- endfor %}
+    from named
+),
+
+numbered as (
+    select
+        *,
+        row_number() over same_record as _copy,
+        first_value(_file || ':' || _line_no) over same_record as _first_seen,
+    from typed
+    window same_record as (
+        partition by {{ key | join(', ') }}, _loaded_at order by _file, _line_no
+    )
+)
+
+select
+    _file,
+    _line_no,
+    _line,
+    {%- for column in columns.values() %}
+    {{ column.name }},
+    {%- endfor %}
+    case
+        when _field_count != {{ columns | length }} then {'column_name': null, 'reason':
+            'has ' || _field_count || ' fields, expected {{ columns | length }} (line cut off?)'}
+        {%- for column in columns.values() %}
+        {{ column_problems(column) }}
+        {%- endfor %}
+        {%- for check in checks %}
+        when {{ check.when }} then {'column_name': '{{ check.column }}', 'reason': '{{ check.reason }}'}
+        {%- endfor %}
+        when _copy > 1 then {'column_name': null, 'reason':
+            'repeats the record of ' || _first_seen}
+    end as _problem,
+from numbered
+{% endmacro %}
+
+
+{#- The declared columns of a source, in the order of its files. -#}
+{% macro source_columns(source_name, table_name) %}
+    {% if execute %}
+        {% for node in graph.sources.values()
+            if node.source_name == source_name and node.name == table_name %}
+            {{ return(node.columns) }}
+        {% endfor %}
+    {% endif %}
+    {{ return({}) }}
+{% endmacro %}
+
+
+{% macro cast_text(column) %}
+    {%- set text = column.name ~ '_text' -%}
+    {%- if column.data_type == 'varchar' -%} {{ text }}
+    {%- elif column.data_type == 'hhmm' -%}
+        case
+            when regexp_full_match({{ text }}, '[0-9]{1,4}')
+                and {{ text }}::integer <= 2400 and {{ text }}::integer % 100 < 60
+                then {{ text }}::integer
+        end
+    {%- elif column.data_type in ('integer', 'bigint') -%}
+        case
+            when regexp_full_match({{ text }}, '[+-]?[0-9]+')
+                then try_cast({{ text }} as {{ column.data_type }})
+        end
+    {%- elif column.data_type == 'double' -%}
+        case
+            when isfinite(try_cast({{ text }} as double)) then try_cast({{ text }} as double)
+        end
+    {%- else -%} try_cast({{ text }} as {{ column.data_type }})
+    {%- endif -%}
+{% endmacro %}
+
+
+{#- `when … then …` branches for what can be wrong with one column. -#}
+{% macro column_problems(column) %}
+    {%- set meta = column.config.meta or column.meta -%}
+    {%- set name = column.name -%}
+    {%- set expected = {
+        'hhmm': 'a clock time hhmm from 0 to 2400', 'integer': 'a whole number',
+        'bigint': 'a whole number', 'double': 'a number',
+        'timestamptz': 'a UTC time like 2013-01-31T12:00:00Z'
+    } -%}
+    {%- if column.data_type != 'varchar' %}
+        when {{ name }}_text is not null and {{ name }} is null then {'column_name': '{{ name }}',
+            'reason': 'found "' || {{ name }}_text || '", expected {{ expected[column.data_type] }}'}
+    {%- endif %}
+    {%- if meta.get('required') %}
+        when {{ name }} is null then {'column_name': '{{ name }}', 'reason':
+            'is missing, and must not be'}
+    {%- endif %}
+    {%- if 'min' in meta %}
+        when {{ name }} < {{ meta['min'] }} then {'column_name': '{{ name }}', 'reason':
+            'found ' || {{ name }}_text || ', expected at least {{ meta["min"] }}'}
+    {%- endif %}
+    {%- if 'max' in meta %}
+        when {{ name }} > {{ meta['max'] }} then {'column_name': '{{ name }}', 'reason':
+            'found ' || {{ name }}_text || ', expected at most {{ meta["max"] }}'}
+    {%- endif %}
+    {%- if 'accepted' in meta %}
+        when {{ name }} not in ('{{ meta["accepted"] | join("', '") }}') then {'column_name':
+            '{{ name }}', 'reason': 'found "' || {{ name }} || '", expected one of {{ meta["accepted"] | join(", ") }}'}
+    {%- endif %}
+{% endmacro %}

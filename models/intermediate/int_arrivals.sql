@@ -1,0 +1,52 @@
+with departures as (select * from {{ ref('int_departures') }}),
+
+messages as (select * from {{ ref('stg_flights') }}),
+
+first_told as (
+    select *
+    from messages
+    where record_kind = 'arrived'
+    qualify row_number() over (partition by flight_id order by _loaded_at) = 1
+),
+
+landed as (
+    select
+        departures.*,
+        first_told._loaded_at as told_at,
+        first_told.arrival_delay_min,
+        first_told.air_time_min,
+        departures.scheduled_arrival_at + to_minutes(first_told.arrival_delay_min) as arrived_at,
+    from first_told
+    inner join departures on first_told.flight_id = departures.flight_id
+),
+
+final as (
+    select
+        -- keys
+        flight_id,
+        carrier,
+        flight,
+        origin,
+        dest,
+        tailnum,
+
+        -- times
+        arrived_at as event_at,
+        greatest(told_at, known_at) as known_at,
+        scheduled_departure_at,
+        event_at as departed_at,
+
+        -- numbers
+        arrival_delay_min,
+        departure_delay_min,
+        air_time_min,
+        date_diff('minute', event_at, arrived_at) as elapsed_min,
+        date_diff('minute', event_at, arrived_at) - air_time_min as taxi_min,
+        distance_mi,
+
+        -- booleans
+        arrival_delay_min >= 15 as is_late,
+    from landed
+)
+
+select * from final

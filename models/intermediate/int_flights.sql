@@ -1,0 +1,70 @@
+with messages as (select * from {{ ref('stg_flights') }}),
+
+airports as (select * from {{ ref('int_airports') }}),
+
+-- a schedule is what was published first; a later message does not rewrite it
+published as (
+    select *
+    from messages
+    where record_kind = 'scheduled'
+    qualify row_number() over (partition by flight_id order by _loaded_at) = 1
+),
+
+departing as (
+    select
+        published.*,
+        destinations.time_zone as dest_time_zone,
+        {{
+            local_clock_at(
+                'published.scheduled_local_date',
+                'published.scheduled_departure_hhmm',
+                'origins.time_zone',
+            )
+        }} as scheduled_departure_at,
+    from published
+    inner join airports as origins on published.origin = origins.airport
+    inner join airports as destinations on published.dest = destinations.airport
+),
+
+-- the arrival clock is in the destination's zone and may belong to the day before or after:
+-- take the day nearest to what the distance allows (40 min, and 7.6 miles a minute)
+arriving as (
+    select
+        *,
+        {{
+            local_clock_nearest(
+                'scheduled_local_date',
+                'scheduled_arrival_hhmm',
+                'dest_time_zone',
+                'scheduled_departure_at + to_seconds(60 * (40 + distance_mi / 7.6))',
+            )
+        }} as scheduled_arrival_at,
+    from departing
+),
+
+final as (
+    select
+        -- keys
+        flight_id,
+        carrier,
+        flight,
+        origin,
+        dest,
+
+        -- times
+        _loaded_at as known_at,
+        scheduled_departure_at,
+        scheduled_arrival_at,
+        scheduled_departure_hour_at,
+        scheduled_local_date,
+
+        -- strings
+        dest_time_zone,
+
+        -- numbers
+        distance_mi,
+        date_diff('minute', scheduled_departure_at, scheduled_arrival_at) as block_min,
+    from arriving
+)
+
+select * from final

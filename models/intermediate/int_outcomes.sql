@@ -1,0 +1,44 @@
+with flights as (select * from {{ ref('int_flights') }}),
+
+arrivals as (select * from {{ ref('int_arrivals') }}),
+
+departures as (select * from {{ ref('int_departures') }}),
+
+messages as (select * from {{ ref('stg_flights') }}),
+
+closures as (
+    select *
+    from messages
+    where record_kind = 'closed'
+    qualify row_number() over (partition by flight_id order by _loaded_at) = 1
+),
+
+final as (
+    select
+        -- keys
+        flights.flight_id,
+
+        -- times
+        coalesce(arrivals.known_at, closures._loaded_at) as known_at,
+
+        -- strings
+        case
+            when arrivals.flight_id is not null then 'completed'
+            when closures.flight_id is null then 'pending'
+            when closures.departure_delay_min is null then 'cancelled'
+            else 'diverted'
+        end as outcome,
+
+        -- numbers
+        departures.departure_delay_min,
+        arrivals.arrival_delay_min,
+
+        -- booleans
+        arrivals.is_late,
+    from flights
+    left join departures on flights.flight_id = departures.flight_id
+    left join arrivals on flights.flight_id = arrivals.flight_id
+    left join closures on flights.flight_id = closures.flight_id
+)
+
+select * from final

@@ -1,0 +1,1 @@
+{{ parse_records('raw', 'planes', key=['tailnum']) }}

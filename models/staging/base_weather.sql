@@ -1,0 +1,1 @@
+{{ parse_records('raw', 'weather', key=['origin', 'time_hour']) }}

@@ -1,0 +1,6 @@
+"""Training: from a Feast feature service to a model one can read about, trust and rerun.
+
+Read in this order: `settings`, `dataset`, `model`, `evaluate`, `report`, `__main__`; then
+`score` (today's flights, from the online store) and `leaks` (what cheating would have shown).
+It asks Feast for everything and never opens a DuckDB or Parquet file of the store itself.
+"""

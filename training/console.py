@@ -1,0 +1,45 @@
+"""What a training command shows while it works, and how it ends when something is wrong.
+
+Not for results: those are in `report`.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+
+from hindcast.errors import HindcastError
+
+console = Console(highlight=False)
+PLAIN_HELP = {"help_option_names": ["-h", "--help"]}
+
+
+@contextmanager
+def step(title: str) -> Iterator[Callable[[str], None]]:
+    """Show a step while it runs, then one line with its seconds.
+
+    Yields a function that says what the step is at; its last words stay on the line.
+    """
+    started, said = time.perf_counter(), ""
+
+    def tell(text: str) -> None:
+        nonlocal said
+        said = text
+        status.update(f"{title} [dim]{text}[/dim]")
+
+    with console.status(title) as status:
+        yield tell
+    seconds = time.perf_counter() - started
+    console.print(f"[green]✓[/green] {title} [dim]{said}[/dim] [cyan]{seconds:.1f} s[/cyan]")
+
+
+def run(app: typer.Typer) -> None:
+    """Run a command. Exit code 1 with one clear message for a HindcastError, 2 for a wrong call."""
+    try:
+        app()
+    except HindcastError as error:
+        Console(stderr=True, highlight=False).print(f"[red]{type(error).__name__}[/red]: {error}")
+        sys.exit(1)

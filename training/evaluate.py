@@ -1,0 +1,464 @@
+"""How good the model is, how sure of that one can be, and what it is worth in money.
+
+Every interval comes from the same bootstrap over whole days: flights of one day share its
+weather and its queues, so a day counts once, not its thousand flights. The first of the
+resamples is the data as it is; every figure is computed for all resamples at once. Not for
+training anything, and not for drawing: that is `report`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from training.dataset import Dataset
+from training.settings import Settings
+
+METRICS = {
+    "roc_auc": "ROC AUC",
+    "pr_auc": "PR AUC",
+    "log_loss": "Log loss",
+    "brier": "Brier",
+    "calibration_error": "Calibration error",
+}
+HIGHER_IS_BETTER = ("roc_auc", "pr_auc")
+NOBODY = 1.1
+"""A threshold above every probability: nobody is flagged."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, resampled: np.ndarray) -> "Estimate":
+        """From a figure over all resamples, the first being the data as it is."""
+        spread = resampled[1:][~np.isnan(resampled[1:])]
+        low, high = np.percentile(spread, [2.5, 97.5]) if spread.size else (np.nan, np.nan)
+        return cls(float(resampled[0]), float(low), float(high))
+
+
+def day_weights(day: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """How often each day is drawn: (1 + resamples, days), first row all ones; and row → day."""
+    days, position = np.unique(day, return_inverse=True)
+    draws = np.random.default_rng(seed).multinomial(
+        len(days), np.full(len(days), 1 / len(days)), size=resamples
+    )
+    return np.vstack([np.ones((1, len(days))), draws]), position
+
+
+def day_sums(position: np.ndarray, days: int, *values: np.ndarray) -> np.ndarray:
+    """The sum of each value over each day: (days, values)."""
+    return np.column_stack([np.bincount(position, v, minlength=days) for v in values])
+
+
+def pairs_by_day(late: np.ndarray, p: np.ndarray, position: np.ndarray, days: int) -> np.ndarray:
+    """Pairs (late flight of day i, punctual flight of day j) that p ranks right; ties count half.
+
+    With it the ROC AUC of any weighting w of the days is w'Uw / (late · punctual), so a
+    bootstrap never sorts again.
+    """
+    score, tie = np.unique(p, return_inverse=True)
+    right = np.zeros((days, days))
+    is_late = late == 1
+    for j in range(days):
+        punctual = np.bincount(tie[(position == j) & ~is_late], minlength=len(score))
+        below = np.cumsum(punctual) - 0.5 * punctual
+        right[:, j] = np.bincount(position[is_late], below[tie[is_late]], minlength=days)
+    return right
+
+
+def roc_auc(
+    late: np.ndarray, p: np.ndarray, position: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """ROC AUC per resample; NaN where one holds only one class."""
+    days = weights.shape[1]
+    right = pairs_by_day(late, p, position, days)
+    n, n_late = (weights @ day_sums(position, days, np.ones_like(p), late)).T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        area: np.ndarray = ((weights @ right) * weights).sum(axis=1) / (n_late * (n - n_late))
+    return area
+
+
+def pr_auc(
+    late: np.ndarray, p: np.ndarray, position: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Average precision per resample, as scikit-learn defines it."""
+    order = np.argsort(-p, kind="stable")
+    late_first, position_first = late[order], position[order]
+    last_of_tie = np.flatnonzero(np.append(np.diff(p[order]) != 0, True))
+    areas = np.empty(len(weights))
+    for i, row in enumerate(weights):
+        weight = row[position_first]
+        found = np.cumsum(weight * late_first)[last_of_tie]
+        flagged = np.cumsum(weight)[last_of_tie]
+        precision = np.divide(found, flagged, out=np.zeros_like(found), where=flagged > 0)
+        total = found[-1]
+        areas[i] = np.diff(found, prepend=0) @ precision / total if total else np.nan
+    return areas
+
+
+def means(
+    position: np.ndarray, weights: np.ndarray, *values: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """The mean of each value over flights, per resample."""
+    sums = weights @ day_sums(position, weights.shape[1], *values, np.ones(len(position)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return tuple((sums[:, :-1] / sums[:, -1:]).T)
+
+
+def log_losses(late: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """Log loss of each flight."""
+    sure = np.clip(p, np.finfo(float).eps, 1 - np.finfo(float).eps)
+    loss: np.ndarray = -np.where(late == 1, np.log(sure), np.log1p(-sure))
+    return loss
+
+
+def bins_of_equal_size(p: np.ndarray, bins: int) -> np.ndarray:
+    """The bin of each flight: as many flights in each as ties allow."""
+    edges = np.unique(np.quantile(p, np.linspace(0, 1, bins + 1)[1:-1]))
+    placed: np.ndarray = np.searchsorted(edges, p, side="right")
+    return placed
+
+
+def calibration_error(
+    late: np.ndarray, p: np.ndarray, position: np.ndarray, weights: np.ndarray, bins: int
+) -> np.ndarray:
+    """Mean over flights of |late share − mean p| of the flight's bin, per resample."""
+    days, error, total = weights.shape[1], 0.0, 0.0
+    place = bins_of_equal_size(p, bins)
+    for b in np.unique(place):
+        here = place == b
+        sums = day_sums(position[here], days, late[here] - p[here], np.ones(here.sum()))
+        gap, n = (weights @ sums).T
+        error, total = error + np.abs(gap), total + n
+    result: np.ndarray = error / total
+    return result
+
+
+def all_metrics(
+    late: np.ndarray, p: np.ndarray, position: np.ndarray, weights: np.ndarray, bins: int
+) -> dict[str, np.ndarray]:
+    """The five figures of METRICS, each for all resamples."""
+    loss, brier = means(position, weights, log_losses(late, p), (p - late) ** 2)
+    return {
+        "roc_auc": roc_auc(late, p, position, weights),
+        "pr_auc": pr_auc(late, p, position, weights),
+        "log_loss": loss,
+        "brier": brier,
+        "calibration_error": calibration_error(late, p, position, weights, bins),
+    }
+
+
+def compare(
+    late: np.ndarray,
+    predictions: Mapping[str, np.ndarray],
+    position: np.ndarray,
+    weights: np.ndarray,
+    bins: int,
+) -> tuple[dict[str, dict[str, Estimate]], dict[str, dict[str, Estimate]]]:
+    """Each predictor's figures, and how much the first beats each of the others by.
+
+    The differences are paired: both predictors are judged on the same resampled days. Their
+    sign is turned so that above 0 always means that the first is better.
+    """
+    figures = {
+        name: all_metrics(late, p, position, weights, bins) for name, p in predictions.items()
+    }
+    first, *others = figures
+    gains = {
+        other: {
+            metric: Estimate.of(
+                (figures[first][metric] - figures[other][metric])
+                * (1 if metric in HIGHER_IS_BETTER else -1)
+            )
+            for metric in METRICS
+        }
+        for other in others
+    }
+    values = {
+        name: {metric: Estimate.of(samples) for metric, samples in each.items()}
+        for name, each in figures.items()
+    }
+    return values, gains
+
+
+# -- slices ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The model on some of the flights; figures are None where the flights are too few."""
+
+    name: str
+    n: int
+    late_share: Estimate
+    mean_p: float
+    roc_auc: Estimate | None
+    log_loss: Estimate | None
+
+
+def slices(
+    groups: Mapping[str, pd.Series],
+    late: np.ndarray,
+    p: np.ndarray,
+    position: np.ndarray,
+    weights: np.ndarray,
+    least: int,
+) -> dict[str, list[Slice]]:
+    """The figures for each value of each grouping, in the order of the values."""
+    found: dict[str, list[Slice]] = {}
+    for group, values in groups.items():
+        found[group] = []
+        for value in sorted(values.dropna().unique()):
+            here = (values == value).to_numpy()
+            y, q, at, enough = late[here], p[here], position[here], here.sum() >= least
+            share, mean_p, loss = means(at, weights, y, q, log_losses(y, q))
+            found[group].append(
+                Slice(
+                    name=str(value),
+                    n=int(here.sum()),
+                    late_share=Estimate.of(share),
+                    mean_p=float(mean_p[0]),
+                    roc_auc=Estimate.of(roc_auc(y, q, at, weights)) if enough else None,
+                    log_loss=Estimate.of(loss) if enough else None,
+                )
+            )
+    return found
+
+
+def slice_groups(frame: pd.DataFrame, zone: str) -> dict[str, pd.Series]:
+    """How the flights are sliced: origin, carrier, distance, hour and month of departure."""
+    local = frame["sched_dep_at"].dt.tz_convert(zone)
+    bands = pd.cut(
+        frame["distance_mi"],
+        [0, 500, 1000, 1500, 2000, np.inf],
+        right=False,
+        labels=["    0-499 mi", "  500-999 mi", "1000-1499 mi", "1500-1999 mi", "2000 mi and more"],
+    ).astype(str)
+    return {
+        "Origin": frame["origin"],
+        "Carrier": frame["carrier"],
+        "Distance": bands,
+        "Hour of departure": local.dt.strftime("%H:00"),
+        "Month": local.dt.strftime("%Y-%m"),
+    }
+
+
+# -- importance --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Importance:
+    """What is lost when a feature, or a whole view, is shuffled among the flights."""
+
+    name: str
+    view: str
+    auc_lost: Estimate
+    log_loss_gained: Estimate
+
+
+def importance(
+    predict: Callable[[pd.DataFrame], np.ndarray],
+    frame: pd.DataFrame,
+    late: np.ndarray,
+    position: np.ndarray,
+    weights: np.ndarray,
+    blocks: Sequence[tuple[str, str, list[str]]],
+    seed: int,
+    tell: Callable[[str], None] = lambda text: None,
+) -> list[Importance]:
+    """Permutation importance of blocks (name, view, columns), worst loss first.
+
+    The columns of a block are shuffled together, so a view keeps its inner sense and loses
+    only its link to the flight.
+    """
+
+    def figures(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        (loss,) = means(position, weights, log_losses(late, p))
+        return roc_auc(late, p, position, weights), loss
+
+    auc, loss = figures(predict(frame))
+    shuffled = np.random.default_rng(seed).permutation(len(frame))
+    found = []
+    for i, (name, view, columns) in enumerate(blocks, start=1):
+        tell(f"{i} of {len(blocks)}: {name}")
+        changed = frame.copy(deep=False)
+        for column in columns:
+            changed[column] = frame[column].to_numpy()[shuffled]
+        auc_without, loss_without = figures(predict(changed))
+        found.append(
+            Importance(
+                name, view, Estimate.of(auc - auc_without), Estimate.of(loss_without - loss)
+            )
+        )
+    return sorted(found, key=lambda each: -each.auc_lost.value)
+
+
+# -- money -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A threshold, chosen on the tuning days, and what it does on the test days."""
+
+    threshold: float
+    flagged_share: Estimate
+    precision: Estimate
+    recall: Estimate
+    saved_per_1000: Estimate
+    """Money, against flagging nobody."""
+
+
+def best_threshold(late: np.ndarray, p: np.ndarray, flag_cost: float, late_benefit: float) -> float:
+    """The threshold (flag if p >= it) that costs least; the highest of several such."""
+    order = np.argsort(-p, kind="stable")
+    last_of_tie = np.flatnonzero(np.append(np.diff(p[order]) != 0, True))
+    flagged = last_of_tie + 1
+    saved = late_benefit * np.cumsum(late[order])[last_of_tie] - flag_cost * flagged
+    best = int(np.argmax(saved))
+    return float(p[order][last_of_tie[best]]) if saved[best] > 0 else NOBODY
+
+
+def savings(
+    late: np.ndarray, p: np.ndarray, threshold: float, flag_cost: float, late_benefit: float
+) -> np.ndarray:
+    """Money saved by each flight's decision, against not flagging it."""
+    saved: np.ndarray = (p >= threshold) * (late_benefit * late - flag_cost)
+    return saved
+
+
+def decide(
+    late: np.ndarray,
+    p: np.ndarray,
+    threshold: float,
+    position: np.ndarray,
+    weights: np.ndarray,
+    flag_cost: float,
+    late_benefit: float,
+) -> tuple[Decision, np.ndarray]:
+    """What a threshold does, and the money saved per 1,000 flights in each resample."""
+    flag = 1.0 * (p >= threshold)
+    money = savings(late, p, threshold, flag_cost, late_benefit)
+    flagged, hits, n_late, saved = means(position, weights, flag, flag * late, late, money)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        decision = Decision(
+            threshold,
+            Estimate.of(flagged),
+            Estimate.of(hits / flagged),
+            Estimate.of(hits / n_late),
+            Estimate.of(1000 * saved),
+        )
+    return decision, 1000 * saved
+
+
+# -- all of it ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that is said about a model. By predictor name, the model first."""
+
+    test_flights: int
+    test_days: int
+    late_share: float
+    metrics: dict[str, dict[str, Estimate]]
+    gains: dict[str, dict[str, Estimate]]
+    decisions: dict[str, Decision]
+    saved_more: dict[str, Estimate]
+    slices: dict[str, list[Slice]]
+    months: dict[str, dict[str, Estimate]]
+    views: list[Importance]
+    features: list[Importance]
+    importance_flights: int
+
+
+def evaluate(
+    data: Dataset,
+    predictions: Mapping[str, np.ndarray],
+    predict: Callable[[pd.DataFrame], np.ndarray],
+    settings: Settings,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Evaluation:
+    """Judge predictors on the test days; `predictions` hold P(late) for every row of the data.
+
+    `predict` is the model itself, for the importances.
+    """
+    tune, test = data.rows("tune"), data.rows("test")
+    late = data.late[test]
+    weights, position = day_weights(data.day[test], settings.resamples, settings.seed)
+    on_test = {name: p[test] for name, p in predictions.items()}
+    model = next(iter(predictions))
+
+    tell("figures and intervals")
+    metrics, gains = compare(late, on_test, position, weights, settings.calibration_bins)
+
+    tell("money")
+    cost = (settings.flag_cost, settings.late_benefit)
+    thresholds = {
+        name: best_threshold(data.late[tune], p[tune], *cost) for name, p in predictions.items()
+    }
+    decided = {
+        name: decide(late, p, thresholds[name], position, weights, *cost)
+        for name, p in on_test.items()
+    }
+    everybody = decide(late, np.ones_like(late), 0.0, position, weights, *cost)
+    decided["flag everybody"] = everybody
+    mine = decided[model][1]
+
+    tell("slices")
+    by_slice = slices(
+        slice_groups(data.frame.iloc[test], settings.zone),
+        late,
+        on_test[model],
+        position,
+        weights,
+        settings.min_slice,
+    )
+
+    draw = np.random.default_rng(settings.seed)
+    drawn = np.sort(draw.permutation(len(test))[: settings.importance_rows])
+    sample = data.frame.iloc[test[drawn]]
+    judge = (predict, sample, late[drawn], position[drawn], weights)
+    whole = [(view, view, columns) for view, columns in data.views.items()]
+    single = [(c.name, c.view, [c.name]) for c in data.columns]
+
+    return Evaluation(
+        test_flights=len(test),
+        test_days=weights.shape[1],
+        late_share=float(late.mean()),
+        metrics=metrics,
+        gains=gains,
+        decisions={name: decision for name, (decision, _) in decided.items()},
+        saved_more={
+            name: Estimate.of(mine - saved) for name, (_, saved) in decided.items() if name != model
+        },
+        slices=by_slice,
+        months=auc_by_month(data, predictions, settings),
+        views=importance(*judge, whole, settings.seed, tell),
+        features=importance(*judge, single, settings.seed, tell),
+        importance_flights=len(drawn),
+    )
+
+
+def auc_by_month(
+    data: Dataset, predictions: Mapping[str, np.ndarray], settings: Settings
+) -> dict[str, dict[str, Estimate]]:
+    """ROC AUC of each predictor in each month that the trees were not fitted on."""
+    rows = np.sort(np.concatenate([data.rows("tune"), data.rows("test")]))
+    local = data.frame["predict_at"].iloc[rows].dt.tz_convert(settings.zone)
+    months = local.dt.strftime("%Y-%m").to_numpy()
+    found: dict[str, dict[str, Estimate]] = {}
+    for month in np.unique(months):
+        here = rows[months == month]
+        weights, position = day_weights(data.day[here], settings.resamples, settings.seed)
+        found[str(month)] = {
+            name: Estimate.of(roc_auc(data.late[here], p[here], position, weights))
+            for name, p in predictions.items()
+        }
+    return found

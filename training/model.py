@@ -1,0 +1,240 @@
+"""The model and the baselines it has to beat: how they are built, chosen, saved and loaded.
+
+Gradient-boosted trees in a scikit-learn pipeline, a number of rounds fixed on the tuning days,
+and Platt's scaling on top; one scikit-learn object, saved with skops, so that loading it runs
+no code. Not for judging a model: that is `evaluate`.
+"""
+
+import json
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import log_loss
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import OrdinalEncoder
+from threadpoolctl import threadpool_limits
+
+from hindcast.errors import HindcastError, MissingInputError
+from training.dataset import Column, Dataset
+from training.settings import Settings
+
+MODEL, MANIFEST = "model.skops", "manifest.json"
+
+MOST_CATEGORIES = 250
+"""Rarer values share one code: scikit-learn's trees take at most 255 categories."""
+
+TRUSTED = (
+    "functools.partial",  # of check_array, inside the trees' own encoder; skops checks both
+    "sklearn.calibration._CalibratedClassifier",
+    "sklearn.calibration._SigmoidCalibration",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.utils.validation.check_array",
+)
+"""All that a model file may hold beyond skops's own list of scikit-learn and NumPy types."""
+
+
+class UntrustedModelError(HindcastError):
+    """A model file that is not skops, or holds types that our models are not made of."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the tuning days decided, and the log loss on them that decided it."""
+
+    leaves: int
+    rounds: int
+    log_loss: float
+
+
+def design(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
+    """The columns as the pipeline takes them: text as objects, all else float64, missing NaN.
+
+    The same for Arrow's, Feast's offline and Feast's online types.
+
+    Raises:
+        MissingInputError: a column is not there.
+    """
+    missing = [column.name for column in columns if column.name not in frame.columns]
+    if missing:
+        raise MissingInputError(
+            f"the model needs {', '.join(missing)}; ask Feast for the feature service that "
+            "its manifest.json names"
+        )
+    as_needed = {
+        c.name: frame[c.name].astype(object).where(frame[c.name].notna(), np.nan)
+        if c.is_category
+        else frame[c.name].astype("float64")
+        for c in columns
+    }
+    return pd.DataFrame(as_needed, index=frame.index)
+
+
+def trees(columns: Sequence[Column], settings: Settings, leaves: int, rounds: int) -> Pipeline:
+    """The untrained pipeline: categories to codes, then gradient-boosted trees."""
+    text = [column.name for column in columns if column.is_category]
+    numbers = [column.name for column in columns if not column.is_category]
+    codes = OrdinalEncoder(
+        handle_unknown="use_encoded_value",
+        unknown_value=np.nan,  # a value never seen is treated like a missing one
+        max_categories=MOST_CATEGORIES,
+    )
+    encode = ColumnTransformer([("text", codes, text), ("numbers", "passthrough", numbers)])
+    boost = HistGradientBoostingClassifier(
+        learning_rate=settings.learning_rate,
+        max_iter=rounds,
+        max_leaf_nodes=leaves,
+        min_samples_leaf=settings.min_leaf,
+        l2_regularization=settings.l2,
+        max_features=settings.column_share,
+        categorical_features=list(range(len(text))),
+        early_stopping=False,  # it would hold out random rows; time decides here
+        random_state=settings.seed,
+    )
+    return Pipeline([("encode", encode), ("boost", boost)])
+
+
+def choose(
+    fit: tuple[pd.DataFrame, np.ndarray],
+    tune: tuple[pd.DataFrame, np.ndarray],
+    columns: Sequence[Column],
+    settings: Settings,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Choice:
+    """Leaves and rounds with the lowest log loss on the tuning days.
+
+    Each number of leaves is fitted once with the most rounds; since each round only adds a
+    tree, the model after fewer rounds is a part of it.
+    """
+    best: Choice | None = None
+    for leaves in settings.leaves:
+        pipeline = trees(columns, settings, leaves, settings.max_rounds).fit(*fit)
+        encoded = pipeline["encode"].transform(tune[0])
+        for done, p in enumerate(pipeline["boost"].staged_predict_proba(encoded), start=1):
+            if done % settings.round_step:
+                continue
+            found = Choice(leaves, done, float(log_loss(tune[1], p[:, 1])))
+            if best is None or found.log_loss < best.log_loss:
+                best = found
+        tell(f"best so far {best}")
+    assert best is not None  # round_step is at most max_rounds
+    return best
+
+
+def calibrated(pipeline: Pipeline, tune: tuple[pd.DataFrame, np.ndarray]) -> Any:
+    """The fitted pipeline with Platt's scaling, learned on days it was not fitted on."""
+    return CalibratedClassifierCV(FrozenEstimator(pipeline), method="sigmoid").fit(*tune)
+
+
+def train(
+    data: Dataset,
+    columns: Sequence[Column],
+    settings: Settings,
+    tell: Callable[[str], None] = lambda text: None,
+) -> tuple[Any, Choice]:
+    """Choose, fit and calibrate a model of these columns; the test days are not looked at."""
+    inputs = design(data.frame, columns)
+    fit, tune = (
+        (inputs.iloc[rows], data.late[rows]) for rows in (data.rows("fit"), data.rows("tune"))
+    )
+    with threadpool_limits(settings.threads):
+        choice = choose(fit, tune, columns, settings, tell)
+        tell(f"fitting {choice.rounds} rounds of {choice.leaves} leaves")
+        pipeline = trees(columns, settings, choice.leaves, choice.rounds).fit(*fit)
+        return calibrated(pipeline, tune), choice
+
+
+@dataclass(frozen=True)
+class LookupTable:
+    """Baseline: how often this carrier was late at this hour, drawn to the base rate when few."""
+
+    rates: pd.Series
+    base: float
+
+    @classmethod
+    def fit(cls, keys: pd.DataFrame, late: np.ndarray, prior: float) -> "LookupTable":
+        """Count by all columns of `keys`; `prior` flights at the base rate join each cell."""
+        base = float(late.mean())
+        cells = pd.Series(late).groupby([keys[name].to_numpy() for name in keys])
+        return cls((cells.sum() + prior * base) / (cells.count() + prior), base)
+
+    def predict(self, keys: pd.DataFrame) -> np.ndarray:
+        """P(late) for each row; the base rate where the cell was never seen."""
+        cells = pd.MultiIndex.from_frame(keys)
+        return self.rates.reindex(cells).fillna(self.base).to_numpy(dtype="float64")
+
+
+@dataclass(frozen=True)
+class ScoringModel:
+    """A model with what is needed to use it: its features, its threshold, its manifest."""
+
+    estimator: Any
+    columns: tuple[Column, ...]
+    threshold: float
+    manifest: dict[str, Any]
+
+    @property
+    def features(self) -> list[str]:
+        """The names of the columns `predict_proba` needs."""
+        return [column.name for column in self.columns]
+
+    def predict_proba(self, frame: pd.DataFrame) -> np.ndarray:
+        """P(late) per row of a frame that has the feature columns (others are ignored)."""
+        p: np.ndarray = self.estimator.predict_proba(design(frame, self.columns))[:, 1]
+        return p
+
+
+def save(estimator: Any, path: Path) -> None:
+    """Write the model as skops: data and type names, nothing that runs."""
+    import skops.io
+
+    skops.io.dump(estimator, path, compression=zipfile.ZIP_DEFLATED)
+
+
+def load(run_dir: str | Path) -> ScoringModel:
+    """The model of a run, such as `artifacts/latest`.
+
+    Raises:
+        MissingInputError: there is no run.
+        UntrustedModelError: the file is not one that `save` wrote.
+    """
+    run = Path(run_dir)
+    if not (run / MODEL).exists() or not (run / MANIFEST).exists():
+        raise MissingInputError(f"no trained model in {run}; run `python -m training`")
+    manifest = json.loads((run / MANIFEST).read_text())
+    return ScoringModel(
+        estimator=read_trusted(run / MODEL),
+        columns=tuple(Column(**column) for column in manifest["features"]),
+        threshold=float(manifest["threshold"]),
+        manifest=manifest,
+    )
+
+
+def read_trusted(path: Path) -> Any:
+    """Load a skops file if it holds nothing but the types our models are made of.
+
+    Raises:
+        UntrustedModelError: naming what else was found. Nothing of the file has run then.
+    """
+    import skops.io
+
+    if not zipfile.is_zipfile(path):
+        raise UntrustedModelError(
+            f"{path} is not a skops file (a pickle, perhaps, which could run anything); "
+            "train again with `python -m training`"
+        )
+    strange = sorted(set(skops.io.get_untrusted_types(file=path)) - set(TRUSTED))
+    if strange:
+        raise UntrustedModelError(
+            f"{path} holds {', '.join(strange)}, which no model of ours is made of; "
+            "don't use it, train again with `python -m training`"
+        )
+    return skops.io.load(path, trusted=list(TRUSTED))

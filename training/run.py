@@ -1,0 +1,249 @@
+"""One training run from Feast to `artifacts/<run>/`, and the same run again from its manifest.
+
+The order of a run is told here and the work is done in `dataset`, `model`, `evaluate` and
+`report`. Not for settings (`settings`) or for the command line (`__main__`).
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hindcast.errors import HindcastError, MissingInputError
+from training import dataset, evaluate, model, report
+from training.console import console, step
+from training.settings import Settings
+
+PACKAGES = (
+    "duckdb",
+    "feast",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "scikit-learn",
+    "scipy",
+    "skops",
+)
+"""Those whose version can change a figure."""
+
+MODEL, SCHEDULE, LOOKUP, BASE = "model", "schedule only", "carrier x hour", "base rate"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The model, what was chosen for it, and everybody's P(late) for every row of the data."""
+
+    scoring: model.ScoringModel
+    choices: dict[str, model.Choice]
+    predictions: dict[str, np.ndarray]
+
+
+def train(settings: Settings) -> Path:
+    """Train, evaluate and write everything down. Returns the run's folder."""
+    data = load(settings)
+    trained = learn(data, settings)
+    with step("Evaluated on the untouched test days") as tell:
+        judged = evaluate.evaluate(
+            data, trained.predictions, trained.scoring.predict_proba, settings, tell
+        )
+        tell(f"{judged.test_flights:,} flights, {judged.test_days} days")
+    threshold = judged.decisions[MODEL].threshold
+    manifest = describe(data, trained, threshold, settings)
+    with step("Wrote the model, the figures and the report") as tell:
+        run = write(data, trained, judged, manifest, settings)
+        tell(str(run))
+    return run
+
+
+def load(settings: Settings) -> dataset.Dataset:
+    """The dataset, with a line on the console."""
+    with step("Asked Feast for the features of every flight as of its prediction time") as tell:
+        data = dataset.load(settings)
+        tell(f"{len(data.frame):,} rows, {len(data.columns)} features, snapshot {data.snapshot}")
+    return data
+
+
+def learn(data: dataset.Dataset, settings: Settings) -> Trained:
+    """Fit the model and the baselines. All that is random in a run happens in here."""
+    for part in ("fit", "tune", "test"):
+        if not len(data.rows(part)):
+            raise MissingInputError(
+                f"no labelled flight in the {part} period; land these days "
+                "(`python -m landing`) and run `dbt build`, or choose other dates (--help)"
+            )
+    with step("Trained and calibrated the model") as tell:
+        estimator, choice = model.train(data, data.columns, settings, tell)
+        tell(f"{choice.rounds} rounds of {choice.leaves} leaves")
+    scoring = model.ScoringModel(estimator, data.columns, np.nan, {})
+
+    with step("Trained the baselines") as tell:
+        views = ("keys", "timetable", settings.timetable_view)
+        columns = tuple(column for column in data.columns if column.view in views)
+        estimator, schedule_choice = model.train(data, columns, settings, tell)
+        schedule = model.ScoringModel(estimator, columns, np.nan, {})
+        fit = data.rows("fit")
+        local = data.frame["sched_dep_at"].dt.tz_convert(settings.zone)
+        keys = pd.DataFrame({"carrier": data.frame["carrier"], "hour": local.dt.hour})
+        table = model.LookupTable.fit(keys.iloc[fit], data.late[fit], settings.lookup_prior)
+        tell(f"{SCHEDULE}, {LOOKUP}, {BASE}")
+
+    with step("Scored every flight"):
+        predictions = {
+            MODEL: scoring.predict_proba(data.frame),
+            SCHEDULE: schedule.predict_proba(data.frame),
+            LOOKUP: table.predict(keys),
+            BASE: np.full(len(data.frame), table.base),
+        }
+    return Trained(scoring, {MODEL: choice, SCHEDULE: schedule_choice}, predictions)
+
+
+def describe(
+    data: dataset.Dataset, trained: Trained, threshold: float, settings: Settings
+) -> dict[str, Any]:
+    """The manifest: what the run was made of, enough to make it again."""
+    made = {
+        "snapshot": data.snapshot,
+        "spine_sql": dataset.spine_sql(settings),
+        "hashes": {
+            "spine": data.spine_hash,
+            "features": data.features_hash,
+            "predictions": predictions_hash(data, trained),
+        },
+        "feature_service": settings.service,
+        "features": [asdict(column) for column in data.columns],
+        "choices": {name: asdict(choice) for name, choice in trained.choices.items()},
+        "threshold": threshold,
+        "settings": settings.as_dict(),
+        "seed": settings.seed,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "git": git_state(),
+    }
+    stamp = datetime.now(UTC)
+    short = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:7]
+    return {
+        "run": f"{stamp:%Y%m%dT%H%M%SZ}-{short}",
+        "created_at": stamp.isoformat(timespec="seconds"),
+        **made,
+    }
+
+
+def predictions_hash(data: dataset.Dataset, trained: Trained) -> str:
+    """SHA-256 over the P(late) of all test rows, labelled or not: equal only bit for bit."""
+    p = trained.predictions[MODEL][data.rows("test", labelled=False)]
+    return hashlib.sha256(np.ascontiguousarray(p).tobytes()).hexdigest()
+
+
+def git_state() -> dict[str, Any]:
+    """The commit, and whether the work tree differed from it; nulls outside of git."""
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *words], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return done.stdout.strip()
+
+    status = git("status", "--porcelain")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+
+
+def write(
+    data: dataset.Dataset,
+    trained: Trained,
+    judged: evaluate.Evaluation,
+    manifest: dict[str, Any],
+    settings: Settings,
+) -> Path:
+    """Write a run's folder under another name, then move it into place and point `latest` at it."""
+    artifacts = Path(settings.artifacts)
+    run = artifacts / manifest["run"]
+    unfinished = artifacts / f".unfinished-{manifest['run']}"
+    unfinished.mkdir(parents=True)
+    try:
+        model.save(trained.scoring.estimator, unfinished / model.MODEL)
+        write_json(unfinished / model.MANIFEST, manifest)
+        write_json(unfinished / "metrics.json", asdict(judged))
+        test = data.rows("test", labelled=False)
+        pd.DataFrame(
+            {
+                "flight_id": data.frame["flight_id"].iloc[test],
+                "predict_at": data.frame["predict_at"].iloc[test],
+                "p": trained.predictions[MODEL][test],
+                "label": data.frame[dataset.LABEL].iloc[test].astype("boolean"),
+            }
+        ).to_parquet(unfinished / "predictions.parquet", index=False)
+        report.write(unfinished, data, trained.predictions, judged, manifest)
+        unfinished.rename(run)
+    except BaseException:
+        shutil.rmtree(unfinished)
+        raise
+    point_latest_at(run)
+    return run
+
+
+def point_latest_at(run: Path) -> None:
+    """Let `artifacts/latest` be this run, in one step: a reader sees the old or the new one."""
+    link = run.parent / f".latest-{run.name}"
+    link.symlink_to(run.name)
+    os.replace(link, run.parent / "latest")
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON that any reader takes: a figure that does not exist is null, not NaN."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(each) for key, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(each) for each in value]
+        return None if isinstance(value, float) and np.isnan(value) else value
+
+    path.write_text(json.dumps(plain(content), indent=2, allow_nan=False) + "\n")
+
+
+def reproduce(manifest_path: Path) -> bool:
+    """Make a run again from its manifest and compare bit for bit; nothing is written.
+
+    Raises:
+        MissingInputError: its snapshot is gone.
+        HindcastError: it is not a manifest of ours.
+    """
+    try:
+        manifest = json.loads(manifest_path.read_text())
+        then = manifest["hashes"]
+        settings = Settings.from_dict(manifest["settings"]).but(snapshot=manifest["snapshot"])
+    except (ValueError, KeyError, TypeError) as fault:
+        raise HindcastError(
+            f"{manifest_path} is not the manifest of a run ({fault!r}); "
+            "give artifacts/<run>/manifest.json as this version of training wrote it"
+        ) from None
+    for name, was in manifest["packages"].items():
+        if version(name) != was:
+            console.print(f"[yellow]note[/yellow]: {name} was {was}, is {version(name)}")
+    data = load(settings)
+    now = {"spine": data.spine_hash, "features": data.features_hash}
+    if all(now[name] == then[name] for name in now):
+        now["predictions"] = predictions_hash(data, learn(data, settings))
+    equal = True
+    for name, was in then.items():
+        if name not in now:
+            console.print(f"[red]✗[/red] {name}: not compared, since the data differs")
+        elif now[name] == was:
+            console.print(f"[green]✓[/green] {name}: equal bit for bit ({was[:12]})")
+        else:
+            console.print(f"[red]✗[/red] {name}: was {was[:12]}, is {now[name][:12]}")
+        equal &= now.get(name) == was
+    return equal

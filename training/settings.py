@@ -1,0 +1,111 @@
+"""Every setting of a training run, with its default and the reason for it.
+
+Nothing else decides what a run does: the manifest of a run is these settings, the snapshot
+they were applied to and the versions of the packages. Not for the command line itself: that
+makes its options from these fields.
+"""
+
+from dataclasses import asdict, dataclass, field, replace
+from datetime import date, datetime, time
+from typing import Any
+from zoneinfo import ZoneInfo
+
+
+def setting(default: Any, why: str) -> Any:
+    return field(default=default, metadata={"why": why})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a run. Dates are days in `zone`; a period ends where the next begins."""
+
+    # What is asked of Feast
+    repo: str = setting("feature_repo", "The Feast repository, seen from where you stand.")
+    service: str = setting("late_arrival", "The feature service: it decides the model's features.")
+    snapshot: str = setting("current", "The published snapshot to read: its id, or the newest.")
+    spine: str = setting("flight_spine", "The published table with one row per flight to predict.")
+    keys: tuple[str, ...] = setting(
+        ("origin", "carrier", "dest"),
+        "Keys that are features too. Not tailnum or flight: too many values to learn from.",
+    )
+    known: tuple[str, ...] = setting(
+        ("distance_mi", "block_min"), "Spine columns known with the timetable: features too."
+    )
+
+    # Time: the past teaches, the future judges
+    zone: str = setting("America/New_York", "Whose calendar the dates below and the hours are in.")
+    fit_from: str = setting("2013-01-01", "First day the trees are fitted on.")
+    tune_from: str = setting("2013-09-01", "First day kept for choosing rounds, scale and threshold.")
+    test_from: str = setting("2013-11-01", "First day of the test, untouched by all of the above.")
+    test_until: str = setting("2014-01-01", "The day after the last day of the test.")
+
+    # The model
+    learning_rate: float = setting(0.05, "Small steps, many rounds: a little better than the reverse.")
+    max_rounds: int = setting(600, "Most rounds tried; the number used is the best on the tuning days.")
+    round_step: int = setting(20, "Rounds are counted in steps of this many while choosing.")
+    leaves: tuple[int, ...] = setting((15, 31), "Leaves per tree to try: simple against detailed.")
+    min_leaf: int = setting(100, "Fewest flights in a leaf: less would learn single bad days.")
+    l2: float = setting(5.0, "Pulls leaf values to zero; late flights come in correlated bunches.")
+    column_share: float = setting(0.3, "Share of the features a split may choose from: varied trees.")
+    threads: int = setting(2, "Fixed, since sums over another number of threads round differently.")
+    seed: int = setting(2013, "Of every random draw; with it a run repeats bit for bit.")
+
+    # The baselines
+    timetable_view: str = setting(
+        "flight_calendar", "With keys and timetable columns, all the schedule-only model sees."
+    )
+    lookup_prior: float = setting(50.0, "Flights at the base rate added to each cell of the table.")
+
+    # The evaluation
+    resamples: int = setting(400, "Bootstrap resamples of whole days, for every 95 % interval.")
+    calibration_bins: int = setting(10, "Bins of equal size for the calibration error.")
+    min_slice: int = setting(300, "A slice with fewer labelled flights is counted, not judged.")
+    importance_rows: int = setting(10_000, "Test flights drawn for permutation importance.")
+
+    # What an error costs
+    flag_cost: float = setting(200.0, "What acting on one flagged flight costs.")
+    late_benefit: float = setting(800.0, "What it saves if that flight would have been late.")
+
+    # Where it goes
+    artifacts: str = setting("artifacts", "Folder of the runs; `latest` in it is the newest one.")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, before any work is done.
+
+        Raises:
+            ValueError: naming the setting.
+        """
+        days = [self.fit_from, self.tune_from, self.test_from, self.test_until]
+        if sorted({date.fromisoformat(day) for day in days}) != list(map(date.fromisoformat, days)):
+            raise ValueError(
+                "fit_from, tune_from, test_from, test_until must be in this order, "
+                f"found {', '.join(days)}"
+            )
+        if not 0 < self.flag_cost < self.late_benefit:
+            raise ValueError(
+                "flag_cost must be above 0 and below late_benefit, "
+                f"found {self.flag_cost:g} and {self.late_benefit:g}"
+            )
+        if not 0 < self.round_step <= self.max_rounds:
+            raise ValueError(
+                f"round_step must be from 1 to max_rounds, found {self.round_step} "
+                f"and {self.max_rounds}"
+            )
+
+    def instant(self, day: str) -> datetime:
+        """The first instant of a day of this calendar."""
+        return datetime.combine(date.fromisoformat(day), time(), ZoneInfo(self.zone))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Settings":
+        """The reverse of `as_dict`."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+    def but(self, **changes: Any) -> "Settings":
+        """A copy with other values."""
+        return replace(self, **changes)
+
