@@ -47,10 +47,10 @@ class Location:
     """A place in a project's file, as an editor wants it: `models/features/x.yml:12`."""
 
     path: str
-    line: int | None = None
+    line: int = 1
 
     def __str__(self) -> str:
-        return self.path if self.line is None else f"{self.path}:{self.line}"
+        return f"{self.path}:{self.line}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +199,7 @@ def _load_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        at = Location(path.name, mark.line + 1 if mark else None)
+        at = Location(path.name, mark.line + 1 if mark else 1)
         raise DefinitionError([f"{at}: this is not YAML; mend it and run `dbt parse`"]) from None
     return content if isinstance(content, dict) else {}
 
@@ -223,7 +223,7 @@ class _YamlLines:
 
     def at(self, path: str, *steps: _Step) -> Location:
         """The line of the last step, or of the last one before it that the file has."""
-        node, line = self._root(path), None
+        node, line = self._root(path), 1
         for step in steps:
             found = _step_into(node, step)
             if found is None:
@@ -321,23 +321,14 @@ class _Reader:
         self._faults: list[tuple[Location, str]] = []
 
     def read(self) -> ProjectSpec:
-        nodes, exposures = self._manifest["nodes"].values(), self._manifest["exposures"].values()
-        models = [
-            _Resource(node, "models", self._lines)
-            for node in nodes
-            if node["resource_type"] == "model"
-        ]
-        consumers = [
-            _Resource(exposure, "exposures", self._lines)
-            for exposure in exposures
-            if exposure["type"] == "ml"
-        ]
+        models = self._resources("nodes", "models", resource_type="model")
+        consumers = self._resources("exposures", "exposures", type="ml")
         declared = [model for model in models if "feature_view" in model.meta]
         self._views = {model.entry["unique_id"]: model.name for model in declared}
 
         self._read_entities()
         for model in models:
-            if model.is_in_features and model not in declared:
+            if model.is_in_features and "feature_view" not in model.meta:
                 self._report_undeclared(model)
         if not declared:
             self._fault(
@@ -346,8 +337,10 @@ class _Reader:
             )
         views = [self._read_view(model) for model in declared]
         services = [self._read_service(exposure) for exposure in consumers]
-        self._check_names("feature view", [(model.name, model.at()) for model in declared])
-        self._check_names("feature service", [(item.name, item.at()) for item in consumers])
+        for kind, resources in (("feature view", declared), ("feature service", consumers)):
+            self._check_distinct(kind, [(resource.name, resource.at()) for resource in resources])
+            for resource in resources:
+                self._check_name(kind, resource.name, resource.at())
         self._raise_faults()
         return ProjectSpec(
             name=self._manifest["metadata"]["project_name"],
@@ -356,13 +349,21 @@ class _Reader:
             services=tuple(services),
         )
 
+    def _resources(self, kind: str, section: str, **wanted: str) -> list[_Resource]:
+        """The manifest's entries of a kind that have the wanted values, in the files' order."""
+        resources = [
+            _Resource(entry, section, self._lines)
+            for entry in self._manifest[kind].values()
+            if all(entry[key] == value for key, value in wanted.items())
+        ]
+        return sorted(resources, key=lambda resource: resource.at())
+
     def _fault(self, at: Location, message: str) -> None:
         self._faults.append((at, message))
 
     def _raise_faults(self) -> None:
         if self._faults:
-            ordered = sorted(self._faults, key=lambda fault: (fault[0].path, fault[0].line or 0))
-            raise DefinitionError([f"{at}: {message}" for at, message in ordered])
+            raise DefinitionError([f"{at}: {message}" for at, message in sorted(self._faults)])
 
     # Entities
 
@@ -377,11 +378,12 @@ class _Reader:
             return
         for name, body in declared.items():
             at = self._lines.at(PROJECT_FILE, "vars", "entities", str(name))
+            self._check_name("entity", str(name), at)
             self._entities[str(name)] = self._read_entity(str(name), body, at)
         # Reading YAML keeps the last of two equal keys; the file itself shows both.
         node = self._lines.find(PROJECT_FILE, "vars", "entities")
         keys = [key for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
-        self._check_names(
+        self._check_distinct(
             "entity",
             [(key.value, Location(PROJECT_FILE, key.start_mark.line + 1)) for key in keys],
         )
@@ -430,14 +432,14 @@ class _Reader:
             model.at(),
             f"model {model.name} is in the {FEATURES_FOLDER} folder but is no feature view; add "
             "config.meta.feature_view with entities, ttl and owner, or move the model elsewhere"
-            + _did_you_mean("feature_view", model.meta),
+            + "".join(f" (its meta has {key!r})" for key in _nearest("feature_view", model.meta)),
         )
 
     def _read_view(self, model: _Resource) -> FeatureViewSpec:
         meta = self._read_meta(model, "feature_view", _VIEW_KEYS)
         entities = self._read_view_entities(model, meta)
         created = meta.get("created_timestamp")
-        keys = {entity.join_key for entity in entities}
+        keys = [entity.join_key for entity in entities]
         times = {KNOWN_AT} if created is None else {KNOWN_AT, str(created)}
         if not model.entry["config"]["contract"]["enforced"]:
             self._fault(
@@ -453,7 +455,7 @@ class _Reader:
         features = tuple(column for column in columns.values() if column.name not in keys)
         for feature in features:
             self._check_feature_name(model, feature)
-        if not model.columns.keys() - keys - times:
+        if not model.columns.keys() - set(keys) - times:
             self._fault(
                 model.at(),
                 f"feature view {model.name} has only keys and times; add a feature column",
@@ -461,7 +463,7 @@ class _Reader:
         return FeatureViewSpec(
             name=model.name,
             entities=tuple(entities),
-            keys=tuple(columns[name] for name in keys if name in columns),
+            keys=tuple(columns[key] for key in keys if key in columns),
             features=features,
             ttl=self._read_ttl(model, meta),
             owner=self._read_owner(model, meta),
@@ -524,7 +526,7 @@ class _Reader:
                     )
                 else:
                     columns[name] = ColumnSpec(name, canonical(data_type), kind, description, at)
-        self._check_names(
+        self._check_distinct(
             f"column of {model.name}",
             [(name, model.at("columns", _Item(name))) for name in model.columns],
         )
@@ -722,15 +724,13 @@ class _Reader:
                     + _did_you_mean(key, known),
                 )
 
-    def _check_names(self, kind: str, named: Iterable[tuple[str, Location]]) -> None:
-        """Refuse names Feast would misread, and two that are equal but for their case."""
+    def _check_distinct(self, kind: str, named: Iterable[tuple[str, Location]]) -> None:
         first: dict[str, tuple[str, Location]] = {}
         for name, at in named:
-            if not kind.startswith("column"):
-                self._check_name(kind, name, at)
-            other, other_at = first.setdefault(name.lower(), (name, at))
-            if (other, other_at) == (name, at):
+            if name.lower() not in first:
+                first[name.lower()] = (name, at)
                 continue
+            other, other_at = first[name.lower()]
             if name == other:
                 self._fault(at, f"{kind} {name} is there twice ({other_at}); keep one of them")
             else:
@@ -752,5 +752,8 @@ class _Reader:
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    nearest = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {nearest[0]!r}?" if nearest else ""
+    return "".join(f"; did you mean {name!r}?" for name in _nearest(word, known))
+
+
+def _nearest(word: str, known: Iterable[str]) -> list[str]:
+    return difflib.get_close_matches(word, list(known), n=1)

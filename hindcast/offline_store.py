@@ -29,7 +29,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -114,24 +114,23 @@ class DuckDBOfflineStore(FeastDuckDBOfflineStore):  # type: ignore[misc]
         snapshot = _Snapshot.of(config)
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         session = _Session.of(config)
-        spine = _Spine.of(entity_df, snapshot, session)
-        views = [
-            _View.of(view, feature_refs, full_feature_names, config, snapshot, session)
-            for view in feature_views
-        ]
+        with session.run() as connection:
+            spine = _Spine.of(entity_df, snapshot, connection)
+            views = [
+                _View.of(view, feature_refs, full_feature_names, config, snapshot, connection)
+                for view in feature_views
+            ]
         _check_names(spine, views, on_demand, feature_refs, full_feature_names)
-        plan = _PointInTimePlan(spine, views, filter_by_created_timestamp)
+        join = _PointInTimeJoin(spine, views, filter_by_created_timestamp)
         return DuckDBRetrievalJob(
-            plan.session(session),
-            plan.query(),
+            join.session(session),
+            join.query(),
             snapshot=snapshot,
             config=config,
+            join=join,
             on_demand_feature_views=on_demand,
+            feature_refs=feature_refs,
             full_feature_names=full_feature_names,
-            spine=spine,
-            features=[name for view in views for name in view.features],
-            bounds=plan.bounds_query(),
-            refs=feature_refs,
         )
 
     @staticmethod
@@ -148,46 +147,16 @@ class DuckDBOfflineStore(FeastDuckDBOfflineStore):  # type: ignore[misc]
         """The newest row of each key with `start_date <= event time <= end_date`.
 
         Rows with a NULL join key belong to no entity: they are left out and counted in a
-        warning. A start after the end is no start: see `_time_range`.
+        warning. A start after the end is no start: see `_in_period`.
         """
-        snapshot, session = _Snapshot.of(config), _Session.of(config)
-        source = _Source.of(data_source, config, snapshot, session)
-        columns = _pulled(
-            source,
-            [*join_key_columns, *feature_name_columns],
-            [timestamp_field, created_timestamp_column],
-        )
-        if not join_key_columns:  # an entity-less view: Feast keeps its one row under this key
-            columns.append(f"{_literal(DUMMY_ENTITY_VAL)} as {_quote(DUMMY_ENTITY_ID)}")
-        in_range = _time_range(source, timestamp_field, start_date, end_date)
-        keyless = [f"{_quote(key)} is null" for key in join_key_columns]
-        conditions = [*in_range, *(f"not ({test})" for test in keyless)]
-        latest = _first_row(
-            [_quote(key) for key in join_key_columns],
-            [
-                f"{source.utc(timestamp_field)} desc",
-                *source.tie_break(created_timestamp_column),
-            ],
-        )
-        query = _select(columns, source.reader, conditions, f"qualify {latest}")
-        count = _select(["count(*)"], source.reader, [*in_range, f"({' or '.join(keyless)})"])
-
-        def warn_of_keyless_rows(connection: duckdb.DuckDBPyConnection) -> None:
-            (rows,) = connection.execute(count).fetchone() or (0,)
-            if rows:
-                logger.warning(
-                    "%s: %s rows left out because %s is NULL",
-                    source.label,
-                    rows,
-                    " or ".join(join_key_columns),
-                )
-
-        return DuckDBRetrievalJob(
-            session,
-            query,
-            snapshot=snapshot,
-            config=config,
-            before=warn_of_keyless_rows if keyless else None,
+        return _pull(
+            config,
+            data_source,
+            join_key_columns,
+            feature_name_columns,
+            (timestamp_field, created_timestamp_column),
+            (start_date, end_date),
+            latest=True,
         )
 
     @staticmethod
@@ -202,18 +171,15 @@ class DuckDBOfflineStore(FeastDuckDBOfflineStore):  # type: ignore[misc]
         end_date: datetime | None = None,
     ) -> DuckDBRetrievalJob:
         """Every row with `start_date <= event time <= end_date`, NULL keys included."""
-        snapshot, session = _Snapshot.of(config), _Session.of(config)
-        source = _Source.of(data_source, config, snapshot, session)
-        columns = _pulled(
-            source,
-            [*join_key_columns, *feature_name_columns],
-            [timestamp_field, created_timestamp_column],
+        return _pull(
+            config,
+            data_source,
+            join_key_columns,
+            feature_name_columns,
+            (timestamp_field, created_timestamp_column),
+            (start_date, end_date),
+            latest=False,
         )
-        if not join_key_columns:
-            columns.append(f"{_literal(DUMMY_ENTITY_VAL)} as {_quote(DUMMY_ENTITY_ID)}")
-        in_range = _time_range(source, timestamp_field, start_date, end_date)
-        query = _select(columns, source.reader, in_range)
-        return DuckDBRetrievalJob(session, query, snapshot=snapshot, config=config)
 
 
 class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
@@ -229,12 +195,10 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
         *,
         snapshot: _Snapshot,
         config: RepoConfig,
+        join: _PointInTimeJoin | None = None,
         on_demand_feature_views: Sequence[OnDemandFeatureView] = (),
+        feature_refs: Sequence[str] = (),
         full_feature_names: bool = False,
-        spine: _Spine | None = None,
-        features: Sequence[str] = (),
-        bounds: str | None = None,
-        refs: Sequence[str] = (),
         before: Callable[[duckdb.DuckDBPyConnection], None] | None = None,
     ) -> None:
         """Keep what is needed to run; nothing is read yet."""
@@ -242,13 +206,11 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
         self._session = session
         self._query = query
         self._config = config
+        self._join = join
+        self._times: pa.Table | None = None
         self._on_demand_feature_views = list(on_demand_feature_views)
+        self._feature_refs = list(feature_refs)
         self._full_feature_names = full_feature_names
-        self._spine = spine
-        self._features = list(features)
-        self._bounds_query = bounds
-        self._bounds: tuple[datetime | None, datetime | None] | None = None
-        self._refs = list(refs)
         self._before = before
 
     def to_df(self, validation_reference: Any = None, timeout: int | None = None) -> pd.DataFrame:
@@ -308,39 +270,34 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
 
     @property
     def metadata(self) -> RetrievalMetadata | None:
-        """What was asked for. The range of times costs a reading of the spine, once."""
-        if self._spine is None:
+        """What was asked for. The range of times costs one reading of the spine."""
+        if self._join is None:
             return None
-        if self._bounds is None:
+        if self._times is None:
             with self._session.run() as connection:
-                self._bounds = self._read_bounds(connection)
+                self._times = connection.execute(self._join.range_query()).to_arrow_table()
+        (times,) = self._times.to_pylist()
+        spine = self._join.spine
         return RetrievalMetadata(
-            features=self._refs,
-            keys=[name for name in self._spine.columns if name != self._spine.timestamp],
-            min_event_timestamp=self._bounds[0],
-            max_event_timestamp=self._bounds[1],
+            features=self._feature_refs,
+            keys=[name for name in spine.columns if name != spine.timestamp],
+            min_event_timestamp=times["first"],
+            max_event_timestamp=times["last"],
         )
-
-    def _read_bounds(
-        self, connection: duckdb.DuckDBPyConnection
-    ) -> tuple[datetime | None, datetime | None]:
-        assert self._bounds_query is not None
-        first, last = connection.execute(self._bounds_query).fetchone() or (None, None)
-        return tuple(time and time.astimezone(UTC) for time in (first, last))  # type: ignore[return-value]
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
         with self._session.run() as connection:
             if self._before is not None:
                 self._before(connection)
-            if self._bounds_query is not None:
-                self._bounds = self._read_bounds(connection)
-            joined = connection.execute(self._query).to_arrow_table()
-        if self._spine is None or self._spine.frame is None:
-            return joined
-        result = self._spine.frame
-        for name in self._features:
-            result = result.append_column(joined.schema.field(name), joined[name])
-        return result
+            if self._join is not None:
+                self._times = connection.execute(self._join.range_query()).to_arrow_table()
+            result = connection.execute(self._query).to_arrow_table()
+        if self._join is None or self._join.spine.frame is None:
+            return result
+        table = self._join.spine.frame
+        for name in (name for view in self._join.views for name in view.features):
+            table = table.append_column(result.schema.field(name), result[name])
+        return table
 
 
 # --- what a query reads -------------------------------------------------------------------
@@ -385,15 +342,14 @@ class _Session:
         except duckdb.Error as error:
             raise RetrievalError(f"DuckDB could not run the query: {error}") from error
 
-    def describe(self, relation: str, prelude: Iterable[str] = ()) -> dict[str, str]:
-        """The columns of a relation and their DuckDB types, in order. No row is read."""
-        with duckdb.connect(":memory:", config=self.settings) as connection:
-            for name, table in self.frames.items():
-                connection.register(name, table)
-            for statement in (*self.prelude, *prelude):
-                connection.execute(statement)
-            rows = connection.execute(f"describe from {relation}").fetchall()
-        return {name: kind for name, kind, *_ in rows}
+
+def _describe(connection: duckdb.DuckDBPyConnection, relation: str, failure: str) -> dict[str, str]:
+    """The columns of a relation and their DuckDB types, in order. No row is read."""
+    try:
+        rows = connection.execute(f"describe from {relation}").fetchall()
+    except duckdb.Error as error:
+        raise RetrievalError(f"{failure}: {error}") from error
+    return {name: kind for name, kind, *_ in rows}
 
 
 @dataclass(frozen=True)
@@ -444,7 +400,11 @@ class _Source:
 
     @classmethod
     def of(
-        cls, source: DataSource, config: RepoConfig, snapshot: _Snapshot, session: _Session
+        cls,
+        source: DataSource,
+        config: RepoConfig,
+        snapshot: _Snapshot,
+        connection: duckdb.DuckDBPyConnection,
     ) -> _Source:
         if not isinstance(source, FileSource) or not isinstance(
             source.file_format, ParquetFormat | None
@@ -462,11 +422,14 @@ class _Source:
                 raise MissingInputError(
                     f"{source.name}: {path} is not there. `dbt build` publishes it."
                 )
-        reader = f"read_parquet({_literal(path)})"
-        try:
-            return cls(source.name, reader, session.describe(reader))
-        except duckdb.Error as error:
-            raise RetrievalError(f"{source.name}: {path} cannot be read: {error}") from error
+        reader = f"read_parquet({_literal(path)}) as source"
+        columns = _describe(connection, reader, f"{source.name}: {path} cannot be read")
+        return cls(source.name, reader, columns)
+
+    def column(self, name: str) -> str:
+        """SQL for a column."""
+        self.require(name)
+        return f"source.{_quote(name)}"
 
     def require(self, column: str) -> str:
         """The type of a column, or an error that names what there is."""
@@ -481,12 +444,13 @@ class _Source:
         kind = self.require(column)
         if not kind.startswith(("TIMESTAMP", "DATE")):
             raise RetrievalError(f"{self.label}: {column} is {kind}. Expected a timestamp.")
-        return _quote(column) if kind == TIMESTAMPTZ else f"cast({_quote(column)} as timestamptz)"
+        sql = self.column(column)
+        return sql if kind == TIMESTAMPTZ else f"cast({sql} as timestamptz)"
 
     def tie_break(self, created: str | None) -> list[str]:
-        """ORDER BY terms that choose among rows of equal event time: the first row wins."""
-        by_created = [f"{self.utc(created)} desc nulls last"] if created else []
-        return [*by_created, "filename desc", "file_row_number desc"]
+        """SQL that ranks rows of equal event time: the greatest wins, NULL is least."""
+        by_created = [self.utc(created)] if created else []
+        return [*by_created, "source.filename", "source.file_row_number"]
 
 
 @dataclass(frozen=True)
@@ -500,26 +464,22 @@ class _Spine:
     tables: dict[str, Path]
 
     @classmethod
-    def of(cls, entity_df: Any, snapshot: _Snapshot, session: _Session) -> _Spine:
+    def of(
+        cls, entity_df: Any, snapshot: _Snapshot, connection: duckdb.DuckDBPyConnection
+    ) -> _Spine:
         if isinstance(entity_df, str):
             sql, frame, published = entity_df.strip().rstrip(";"), None, snapshot.tables()
             # A name that is nowhere in the text cannot be a table of the query.
             tables = {name: path for name, path in published.items() if name.lower() in sql.lower()}
-            try:
-                columns = session.describe(f"(\n{sql}\n)", _views_of(tables))
-            except duckdb.Error as error:
-                raise RetrievalError(
-                    f"the SQL in entity_df does not run: {error}\n"
-                    f"Published tables: {', '.join(published) or 'none'}."
-                ) from error
+            for statement in _published_views(tables):
+                connection.execute(statement)
+            known = f"the SQL in entity_df does not run (tables: {', '.join(published) or 'none'})"
+            columns = _describe(connection, f"(\n{sql}\n)", known)
         else:
             sql, frame, tables = None, _to_arrow(entity_df), {}
-            with_frame = _Session(session.settings, session.prelude, {"entity_rows": frame})
-            try:
-                columns = with_frame.describe("entity_rows")
-            except duckdb.Error as error:
-                raise RetrievalError(f"entity_df cannot be read: {error}") from error
             _refuse_duplicates(frame.column_names, "entity_df has")
+            connection.register("entity_rows", frame)
+            columns = _describe(connection, "entity_rows", "entity_df cannot be read")
         return cls(columns, _timestamp_column(columns, frame), sql, frame, tables)
 
     def has_no_value(self, column: str) -> bool:
@@ -550,8 +510,8 @@ class _View:
 
     name: str
     source: _Source
-    keys: dict[str, str]
-    """Spine column -> source column."""
+    keys: tuple[tuple[str, str], ...]
+    """(spine column, source column)."""
     features: dict[str, str]
     """Output name -> source column."""
     timestamp: str
@@ -566,11 +526,11 @@ class _View:
         full_feature_names: bool,
         config: RepoConfig,
         snapshot: _Snapshot,
-        session: _Session,
+        connection: duckdb.DuckDBPyConnection,
     ) -> _View:
         if view.batch_source is None:
             raise RetrievalError(f"feature view {view.name} has no source to read history from.")
-        source = _Source.of(view.batch_source, config, snapshot, session)
+        source = _Source.of(view.batch_source, config, snapshot, connection)
         in_source = {mapped: raw for raw, mapped in view.batch_source.field_mapping.items()}
         projection = view.projection
         prefix = f"{projection.name_to_use()}:"
@@ -582,7 +542,9 @@ class _View:
         plan = cls(
             name=projection.name_to_use(),
             source=source,
-            keys={projection.join_key_map.get(key, key): in_source.get(key, key) for key in keys},
+            keys=tuple(
+                (projection.join_key_map.get(key, key), in_source.get(key, key)) for key in keys
+            ),
             features={f"{shown}{name}": in_source.get(name, name) for name in names},
             timestamp=in_source.get(
                 view.batch_source.timestamp_field, view.batch_source.timestamp_field
@@ -590,18 +552,17 @@ class _View:
             created=in_source.get(created, created) if created else None,
             ttl=view.ttl or timedelta(0),
         )
-        for column in [*plan.keys.values(), *plan.features.values()]:
+        for column in [*(column for _, column in plan.keys), *plan.features.values()]:
             source.require(column)
         return plan
 
-    def match(self, spine: _Spine, spine_key: str) -> str:
+    def match(self, spine: _Spine, spine_key: str, column: str) -> str:
         """SQL for a key of the spine in the type of this view's key.
 
         Integers of every width match each other, and a float that holds a whole number (what
         pandas makes of integers with missing values) matches that integer. Other differences
         of type are refused: `1` and `'1'` may be the same airport, but we do not guess.
         """
-        column = self.keys[spine_key]
         theirs = self.source.require(column)
         if spine_key not in spine.columns:
             raise RetrievalError(
@@ -609,9 +570,9 @@ class _View:
                 f"have. It has {', '.join(spine.columns)}."
             )
         ours = spine.columns[spine_key]
-        key = f"{_quote(spine_key)}"
+        key = f"spine.{_quote(spine_key)}"
         if spine.has_no_value(spine_key):
-            return f"cast(null as {theirs})"
+            return f"try_cast({key} as {theirs})"
         if ours in FLOATS and theirs in INTEGERS:
             return f"case when {key} = trunc({key}) then try_cast({key} as {theirs}) end"
         if _kind(ours) != _kind(theirs):
@@ -626,12 +587,12 @@ class _View:
 
 
 @dataclass(frozen=True)
-class _PointInTimePlan:
+class _PointInTimeJoin:
     """The statements of one point-in-time join.
 
-    The spine becomes a temporary table with a row number; each view is one CTE that ASOF-joins
-    it to the view's history; the last step puts the views side by side in the spine's order.
-    Internal names start with underscores, as many as no other name here starts with.
+    The spine becomes a temporary table with a row number. Each view is read to a history with
+    one row per key and instant, and ASOF-joined to the spine. The last step puts the views
+    side by side in the spine's order.
     """
 
     spine: _Spine
@@ -639,145 +600,153 @@ class _PointInTimePlan:
     filter_by_created_timestamp: bool
 
     @property
-    def _(self) -> str:
+    def prefix(self) -> str:
+        """What internal names start with: more underscores than any other name here."""
         names = [*self.spine.columns, *self.spine.tables]
-        for view in self.views:
-            names += [view.name, *view.features]
-        depth = 1
-        while any(name.startswith("_" * depth) for name in names):
-            depth += 1
-        return "_" * depth
+        names += [feature for view in self.views for feature in view.features]
+        return "_" * (1 + max(len(name) - len(name.lstrip("_")) for name in names))
 
     def session(self, base: _Session) -> _Session:
-        """The connection with the spine in place."""
-        keys = {
-            f"{self._}key_{number}_{position}": view.match(self.spine, key)
-            for number, view in enumerate(self.views, 1)
-            for position, key in enumerate(view.keys, 1)
-        }
-        columns = [
-            f"row_number() over () as {self._}row",
-            f"{self.spine.time()} as {self._}at",
-            *(f"{expression} as {name}" for name, expression in keys.items()),
-        ]
-        if self.spine.sql is not None:
+        """The connection with the spine in place and the range of its times in variables."""
+        p, spine = self.prefix, self.spine
+        columns = [f"row_number() over () as {p}row", f"{spine.time()} as {p}at"]
+        if spine.sql is not None:
             frames = {}
             columns.append("*")
-            rows = f"(\n    {self.spine.sql}\n)"
+            rows = f"(\n{spine.sql}\n)"
         else:
-            wanted = [key for view in self.views for key in view.keys]
-            rows = f"{self._}entity_rows"
-            frames = {rows: self.spine.narrow(wanted)}
-        return _Session(
-            base.settings,
-            (
-                *base.prelude,
-                *_views_of(self.spine.tables),
-                f"create temp table {self._}spine as\n{_select(columns, rows)}",
-                f"set variable {self._}first = (select min({self._}at) from {self._}spine)",
-                f"set variable {self._}last = (select max({self._}at) from {self._}spine)",
-            ),
-            frames,
+            keys = list(dict.fromkeys(key for view in self.views for key, _ in view.keys))
+            frames = {f"{p}entity_rows": spine.narrow(keys)}
+            columns += [_quote(key) for key in keys]
+            rows = f"{p}entity_rows"
+        prelude = (
+            *base.prelude,
+            *_published_views(spine.tables),
+            f"create temp table {p}spine as\n{_select(columns, rows)}",
+            f"set variable {p}first = (select min({p}at) from {p}spine)",
+            f"set variable {p}last = (select max({p}at) from {p}spine)",
         )
+        return replace(base, prelude=prelude, frames=frames)
 
-    def bounds_query(self) -> str:
-        return f"select getvariable('{self._}first'), getvariable('{self._}last')"
+    def range_query(self) -> str:
+        """The first and the last time of the spine."""
+        p = self.prefix
+        return f"select getvariable('{p}first') as first, getvariable('{p}last') as last"
 
     def query(self) -> str:
-        ctes: dict[str, str] = {}
-        columns = []
-        if self.spine.sql is not None:
-            columns += [f"{self._}spine.{_quote(name)}" for name in self.spine.columns]
-        joins = [f"{self._}spine"]
+        """The join itself: for SQL all columns, for a frame only those it does not have."""
+        p = self.prefix
+        own = self.spine.columns if self.spine.sql is not None else []
+        columns = [f"spine.{_quote(name)}" for name in own]
+        steps, tables = [], [f"{p}spine as spine"]
         for number, view in enumerate(self.views, 1):
-            name = view.name
-            while name.lower() in {other.lower() for other in ctes}:
-                name += "_"
-            ctes[name] = self._joined(view, number)
-            columns += [f"{_quote(name)}.{_quote(feature)}" for feature in view.features]
-            joins.append(f"left join {_quote(name)} on {_quote(name)}.{self._}row = "
-                         f"{self._}spine.{self._}row")
-        steps = ",\n\n".join(f"{_quote(name)} as (\n{_indent(cte)}\n)" for name, cte in ctes.items())
-        final = _select(
-            columns or [f"{self._}spine.{self._}row"],
-            "\n".join(joins),
-            [],
-            f"order by {self._}spine.{self._}row",
+            name, alias = _quote(f"{p}{number} {view.name}"), f"view_{number}"
+            history = _quote(f"{p}{number} {view.name}, history")
+            steps.append(f"{history} as (\n{self._history(view)}\n)")
+            steps.append(f"{name} as (\n{self._seen(view, history)}\n)")
+            tables.append(f"left join {name} as {alias} on {alias}.{p}row = spine.{p}row")
+            columns += [f"{alias}.{_quote(feature)}" for feature in view.features]
+        ctes = "with " + ",\n".join(steps) + "\n" if steps else ""
+        return ctes + _select(
+            columns or [f"spine.{p}row"], "\n".join(tables), tail=f"order by spine.{p}row"
         )
-        return f"with {steps}\n\n{final}" if steps else final
 
-    def _joined(self, view: _View, number: int) -> str:
+    def _seen(self, view: _View, history: str) -> str:
         """The row of the view that each row of the spine sees, for those that see one."""
-        equal = [
-            f"{self._}spine.{self._}key_{number}_{position} = {self._}history.{self._}key_{position}"
-            for position in range(1, len(view.keys) + 1)
+        p = self.prefix
+        match = [
+            f"{view.match(self.spine, key, column)} = history.{p}key_{number}"
+            for number, (key, column) in enumerate(view.keys, 1)
         ]
-        fresh = (
-            [f"{self._}history.{self._}event_at >= {self._}spine.{self._}at - {_interval(view.ttl)}"]
-            if view.ttl
-            else []
-        )
-        history = _indent(self._history(view))
-        on = " and ".join([*equal, f"{self._}spine.{self._}at >= {self._}history.{self._}known_at"])
+        match.append(f"spine.{p}at >= history.{p}known_at")
+        oldest = f"history.{p}event_at >= spine.{p}at - {_interval(view.ttl)}"
         return _select(
-            [
-                f"{self._}spine.{self._}row",
-                *(f"{self._}history.{_quote(name)}" for name in view.features),
-            ],
-            f"{self._}spine\nasof join (\n{history}\n) as {self._}history\non {on}",
-            fresh,
+            [f"spine.{p}row", *(f"history.{_quote(name)}" for name in view.features)],
+            f"{p}spine as spine\nasof join {history} as history\n    on {' and '.join(match)}",
+            [oldest] if view.ttl else [],
         )
 
     def _history(self, view: _View) -> str:
         """At most one row for each key and instant: the one to use from that instant on."""
-        source, event_at = view.source, view.source.utc(view.timestamp)
-        keys = [_quote(column) for column in view.keys.values()]
-        first, last = f"getvariable('{self._}first')", f"getvariable('{self._}last')"
-        wanted = [f"{event_at} <= {last}"]
-        if view.ttl:
-            wanted.append(f"{event_at} >= {first} - {_interval(view.ttl)}")
-        columns = [
-            *(f"{key} as {self._}key_{position}" for position, key in enumerate(keys, 1)),
-            f"{event_at} as {self._}event_at",
-            *(f"{_quote(column)} as {_quote(name)}" for name, column in view.features.items()),
-        ]
+        p, source, event_at = self.prefix, view.source, view.source.utc(view.timestamp)
+        keys = [source.column(column) for _, column in view.keys]
         ties = source.tie_break(view.created)
-        if not (self.filter_by_created_timestamp and view.created):
-            columns.append(f"{event_at} as {self._}known_at")
-            once = _first_row([*keys, event_at], ties)
-            return _select(columns, source.reader, wanted, f"qualify {once}")
-        # A row can be seen from the later of its two times on. It matters only if no row seen
-        # by then is better, better meaning a later event, then the tie rule.
-        created = source.utc(view.created)
-        best_first = ", ".join([f"{event_at} desc", *ties])
-        partition = f"partition by {', '.join(keys)} " if keys else ""
+        columns = [f"{key} as {p}key_{number}" for number, key in enumerate(keys, 1)]
         columns += [
-            f"greatest({event_at}, {created}) as {self._}known_at",
-            f"row_number() over ({partition}order by {best_first}) as {self._}rank",
+            f"{source.column(column)} as {_quote(name)}" for name, column in view.features.items()
         ]
-        ranked = _indent(_select(columns, source.reader, [*wanted, f"{created} <= {last}"]))
-        inner = [f"{self._}key_{position}" for position in range(1, len(keys) + 1)]
-        partition = f"partition by {', '.join(inner)} " if inner else ""
+        columns.append(f"{event_at} as {p}event_at")
+        wanted = [f"{event_at} <= getvariable('{p}last')"]
+        if view.ttl:
+            wanted.append(f"{event_at} >= getvariable('{p}first') - {_interval(view.ttl)}")
+        if not (self.filter_by_created_timestamp and view.created):
+            columns.append(f"{event_at} as {p}known_at")
+            latest = f"row_number() over ({_best_first([*keys, event_at], ties)}) = 1"
+            return _select(columns, source.reader, wanted, f"qualify {latest}")
+        # A row can be seen from the later of its two times on. It counts if, of all rows that
+        # can be seen by then, it is the best: the latest event, then the tie rule.
+        created = source.utc(view.created)
+        columns.append(f"greatest({event_at}, {created}) as {p}known_at")
+        columns.append(f"row_number() over ({_best_first(keys, [event_at, *ties])}) as {p}rank")
+        wanted.append(f"{created} <= getvariable('{p}last')")
+        ranked = _select(columns, source.reader, wanted)
+        by_key = _window(
+            [f"{p}key_{number}" for number in range(1, len(keys) + 1)], [f"{p}known_at"]
+        )
         return _select(
-            ["*"],
-            f"(\n{ranked}\n)",
-            [],
-            f"qualify {self._}rank = min({self._}rank) over ({partition}order by {self._}known_at)",
+            ["*"], f"(\n{ranked}\n)", tail=f"qualify {p}rank = min({p}rank) over ({by_key})"
         )
 
 
-def _pulled(source: _Source, columns: Iterable[str], times: Iterable[str | None]) -> list[str]:
-    """SELECT terms for materialization: every column once, its times as timestamptz."""
-    terms = {column: _quote(column) for column in columns if source.require(column)}
-    for column in filter(None, times):
-        terms[column] = f"{source.utc(column)} as {_quote(column)}"
-    return list(terms.values())
+def _pull(
+    config: RepoConfig,
+    data_source: DataSource,
+    keys: list[str],
+    features: list[str],
+    times: tuple[str, str | None],
+    period: tuple[datetime | None, datetime | None],
+    *,
+    latest: bool,
+) -> DuckDBRetrievalJob:
+    """The rows of a source in a period: all, or the latest of each key that is not NULL."""
+    snapshot, session = _Snapshot.of(config), _Session.of(config)
+    with session.run() as connection:
+        source = _Source.of(data_source, config, snapshot, connection)
+    terms = {column: source.column(column) for column in [*keys, *features]}
+    terms |= {column: source.utc(column) for column in times if column}
+    if not keys:  # Feast keeps the rows of a view without entities under this key
+        terms[DUMMY_ENTITY_ID] = _literal(DUMMY_ENTITY_VAL)
+    columns = [f"{term} as {_quote(column)}" for column, term in terms.items()]
+    at = source.utc(times[0])
+    conditions = _in_period(at, *period)
+    rank = [at, *source.tie_break(times[1])]
+    if not latest:
+        # Oldest first: whoever keeps the last row it sees of an entity keeps the right one.
+        oldest_first = ", ".join(f"{term} nulls first" for term in rank)
+        query = _select(columns, source.reader, conditions, tail=f"order by {oldest_first}")
+        return DuckDBRetrievalJob(session, query, snapshot=snapshot, config=config)
+    keyless = " or ".join(f"{source.column(key)} is null" for key in keys) or "false"
+    query = _select(
+        columns,
+        source.reader,
+        [*conditions, f"not ({keyless})"],
+        f"qualify row_number() over ({_best_first(map(source.column, keys), rank)}) = 1",
+    )
+    count = _select(["count(*)"], source.reader, [*conditions, f"({keyless})"])
+
+    def warn_of_keyless_rows(connection: duckdb.DuckDBPyConnection) -> None:
+        (rows,) = connection.execute(count).fetchone() or (0,)
+        if rows:
+            names = " or ".join(keys)
+            logger.warning("%s: %s rows left out, their %s is NULL", source.label, rows, names)
+
+    return DuckDBRetrievalJob(
+        session, query, snapshot=snapshot, config=config, before=warn_of_keyless_rows
+    )
 
 
-def _time_range(
-    source: _Source, column: str, start: datetime | None, end: datetime | None
-) -> list[str]:
-    """Conditions for `start <= column <= end`.
+def _in_period(at: str, start: datetime | None, end: datetime | None) -> list[str]:
+    """Conditions for `start <= at <= end`.
 
     `feast materialize-incremental T` starts a view that was never materialized at now - ttl,
     which for a T in the past is after T. Nothing else asks for a start after the end, so it is
@@ -787,7 +756,6 @@ def _time_range(
     if start and end and start > end:
         start = None
     bounds = [(">=", start), ("<=", end)]
-    at = source.utc(column)
     return [f"{at} {sign} timestamptz '{time.astimezone(UTC)}'" for sign, time in bounds if time]
 
 
@@ -799,13 +767,17 @@ def _select(columns: Sequence[str], source: str, where: Sequence[str] = (), tail
     return "\n".join(line for line in lines if line)
 
 
-def _first_row(partition: Sequence[str], order: Sequence[str]) -> str:
-    """A condition that keeps the first row of each partition."""
-    by = f"partition by {', '.join(partition)} " if partition else ""
-    return f"row_number() over ({by}order by {', '.join(order)}) = 1"
+def _best_first(partition: Iterable[str], rank: Iterable[str]) -> str:
+    """A window in which the row of the greatest rank comes first."""
+    return _window(partition, [f"{term} desc nulls last" for term in rank])
 
 
-def _views_of(tables: dict[str, Path]) -> list[str]:
+def _window(partition: Iterable[str], order: Iterable[str]) -> str:
+    by = f"partition by {', '.join(keys)} " if (keys := list(partition)) else ""
+    return f"{by}order by {', '.join(order)}"
+
+
+def _published_views(tables: dict[str, Path]) -> list[str]:
     return [
         f"create temp view {_quote(name)} as from read_parquet({_literal(str(path))})"
         for name, path in tables.items()
@@ -814,10 +786,6 @@ def _views_of(tables: dict[str, Path]) -> list[str]:
 
 def _interval(span: timedelta) -> str:
     return f"to_microseconds({span // timedelta(microseconds=1)})"
-
-
-def _indent(text: str) -> str:
-    return "\n".join(f"    {line}" for line in text.splitlines())
 
 
 def _quote(name: str) -> str:
@@ -895,7 +863,9 @@ def _check_names(
     names = [*spine.columns, *(name for view in views for name in view.features)]
     for view in on_demand:
         prefix = view.projection.name_to_use()
-        asked = [name for ref in feature_refs for at, _, name in [ref.partition(":")] if at == prefix]
+        asked = [
+            name for ref in feature_refs for at, _, name in [ref.partition(":")] if at == prefix
+        ]
         names += [f"{prefix}__{name}" if full_feature_names else name for name in asked]
         for name in view.get_request_data_schema():
             if name not in spine.columns:

@@ -66,7 +66,7 @@ final as (
         {{ mean_of('arrival_delay_3h', 'arrivals_3h') }} as origin_arrival_delay_mean_3h_min,
         {{ mean_of('taxi_3h', 'arrivals_3h') }} as origin_taxi_mean_3h_min,
         overdue as origin_overdue,
-        to_timestamp({{ mean_of('overdue_epoch', 'overdue') }}) as origin_overdue_scheduled_at,
+        to_timestamp(overdue_epoch // nullif(overdue, 0)) as origin_overdue_scheduled_at,
     from state
 )
 

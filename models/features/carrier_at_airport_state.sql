@@ -71,7 +71,7 @@ final as (
         {{ mean_of('arrival_delay_24h', 'arrivals_24h') }}
             as carrier_arrival_delay_mean_24h_min,
         overdue as carrier_overdue,
-        to_timestamp({{ mean_of('overdue_epoch', 'overdue') }}) as carrier_overdue_scheduled_at,
+        to_timestamp(overdue_epoch // nullif(overdue, 0)) as carrier_overdue_scheduled_at,
     from state
 )
 

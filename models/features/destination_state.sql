@@ -65,7 +65,7 @@ final as (
         {{ mean_of('late_arrivals_24h', 'arrivals_24h') }} as dest_late_arrival_rate_24h,
         {{ mean_of('air_time_excess_6h', 'arrivals_6h') }} as dest_air_time_excess_mean_6h_min,
         overdue as dest_overdue,
-        to_timestamp({{ mean_of('overdue_epoch', 'overdue') }}) as dest_overdue_scheduled_at,
+        to_timestamp(overdue_epoch // nullif(overdue, 0)) as dest_overdue_scheduled_at,
     from state
 )
 

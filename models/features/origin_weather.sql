@@ -3,7 +3,8 @@ with reports as (select * from {{ ref('int_weather') }}),
 windowed as (
     select
         *,
-        sum(precipitation_in) over last_3h as precipitation_3h_in,
+        -- summed in thousandths, so that the order of adding cannot show in the last digit
+        sum(round(precipitation_in * 1000)::bigint) over last_3h / 1000 as precipitation_3h_in,
         min(visibility_mi) over last_3h as visibility_worst_3h_mi,
         pressure_mb - first_value(pressure_mb) over three_hours_before as pressure_change_3h_mb,
     from reports

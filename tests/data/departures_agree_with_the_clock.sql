@@ -1,0 +1,11 @@
+-- Departures are schedule plus delay; the delivered clock (without a day) must show the same.
+select
+    departures.flight_id,
+    departures.event_at,
+    messages.departure_hhmm,
+from {{ ref('int_departures') }} as departures
+inner join {{ ref('stg_flights') }} as messages
+    on departures.flight_id = messages.flight_id and messages.record_kind = 'departed'
+where
+    strftime(timezone('America/New_York', departures.event_at), '%H%M')::integer
+    != messages.departure_hhmm % 2400
