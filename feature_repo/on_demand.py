@@ -3,7 +3,8 @@
 Feast runs the same function over the training frame and over the answer of the online store.
 The columns may come typed (offline) or as Python objects with None (online), so each is brought
 to one type first. Not for anything that can be computed before T: that belongs in
-`models/features/`.
+`models/features/`. A description in a `Field` of an
+on-demand schema makes Feast 0.67 refuse the view, so what a field means stands beside it.
 """
 
 from pathlib import Path
@@ -33,20 +34,12 @@ flight_request = RequestSource(
 @on_demand_feature_view(
     sources=[flight_request],
     schema=[
-        Field(name="local_hour", dtype=Float64, description="Departure, hours after midnight."),
-        Field(name="weekday", dtype=Int64, description="Local day of the week, Monday is 0."),
-        Field(
-            name="days_from_holiday",
-            dtype=Int64,
-            description="Local days to the nearest US federal holiday; negative before it.",
-        ),
-        Field(name="flight_distance_mi", dtype=Float64, description="Miles to the destination."),
-        Field(name="flight_block_min", dtype=Float64, description="Scheduled minutes."),
-        Field(
-            name="flight_padding_min",
-            dtype=Float64,
-            description="Scheduled minutes beyond 40 + distance / 7.6 miles a minute.",
-        ),
+        Field(name="local_hour", dtype=Float64),  # departure, hours after midnight
+        Field(name="weekday", dtype=Int64),  # local day of the week, Monday is 0
+        Field(name="days_from_holiday", dtype=Int64),  # local days to the nearest US federal holiday; negative before it
+        Field(name="flight_distance_mi", dtype=Float64),  # miles to the destination
+        Field(name="flight_block_min", dtype=Float64),  # scheduled minutes
+        Field(name="flight_padding_min", dtype=Float64),  # scheduled minutes beyond 40 + distance / 7.6 miles a minute
     ],
     mode="pandas",
     description="What the calendar and the schedule alone say of a flight.",
@@ -91,42 +84,14 @@ def flight_calendar(inputs: pd.DataFrame) -> pd.DataFrame:
         views["origin_weather"],
     ],
     schema=[
-        Field(
-            name="inbound_slack_min",
-            dtype=Float64,
-            description="Minutes from the aircraft's last (expected) arrival to this departure.",
-        ),
-        Field(
-            name="inbound_spare_min",
-            dtype=Float64,
-            description="The same, less the scheduled time to fly that leg back.",
-        ),
-        Field(
-            name="hours_since_last_leg",
-            dtype=Float64,
-            description="Hours from the aircraft's last departure to T.",
-        ),
-        Field(
-            name="weather_age_min",
-            dtype=Float64,
-            description="Minutes from the start of the reported hour to T.",
-        ),
-        Field(
-            name="origin_overdue_age_min",
-            dtype=Float64,
-            description="Mean minutes the airport's overdue flights are past their schedule.",
-        ),
-        Field(
-            name="carrier_overdue_age_min",
-            dtype=Float64,
-            description="The same for the airline's overdue flights at the airport.",
-        ),
-        Field(
-            name="dest_overdue_age_min",
-            dtype=Float64,
-            description="The same for overdue flights to the destination.",
-        ),
-        Field(name="plane_age_years", dtype=Float64, description="Years since it was built."),
+        Field(name="inbound_slack_min", dtype=Float64),  # minutes from the aircraft's last (expected) arrival to this departure
+        Field(name="inbound_spare_min", dtype=Float64),  # the same, less the scheduled time to fly that leg back
+        Field(name="hours_since_last_leg", dtype=Float64),  # hours from the aircraft's last departure to T
+        Field(name="weather_age_min", dtype=Float64),  # minutes from the start of the reported hour to T
+        Field(name="origin_overdue_age_min", dtype=Float64),  # mean minutes the airport's overdue flights are past their schedule
+        Field(name="carrier_overdue_age_min", dtype=Float64),  # the same for the airline's overdue flights at the airport
+        Field(name="dest_overdue_age_min", dtype=Float64),  # the same for overdue flights to the destination
+        Field(name="plane_age_years", dtype=Float64),  # years since it was built
     ],
     mode="pandas",
     description="How long ago, at T, the things happened that the other views tell of.",

@@ -36,7 +36,7 @@ FEATURES_FOLDER = "features"  # under a model path: every model in it is a featu
 _VIEW_KEYS = ("entities", "ttl", "owner", "created_timestamp", "tags", "online")
 _SERVICE_KEYS = ("on_demand", "tags")
 _ENTITY_KEYS = ("join_key", "type", "description")
-_TTL = re.compile(r"(\d+)\s*(sec|second|min|minute|hour|day|week)s?", re.IGNORECASE)
+_TTL = re.compile(r"([1-9]\d*)\s*(sec|second|min|minute|hour|day|week)s?", re.IGNORECASE)
 _TTL_UNITS = {"sec": "seconds", "min": "minutes"}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SPINE_TIME = "event_timestamp"  # Feast's name for T in the rows it joins features to
@@ -157,7 +157,8 @@ def definition_stamp(project_dir: Path, manifest: Path) -> tuple[int, int]:
     parsed, written = manifest.stat().st_mtime_ns, newest.stat().st_mtime_ns
     if written > parsed:
         raise MissingInputError(
-            f"{newest} was changed after {manifest} was made from it; run `dbt parse`"
+            f"{newest.relative_to(project_dir)} was changed after {manifest.name} was made from "
+            "it; run `dbt parse`"
         )
     return parsed, written
 

@@ -1,11 +1,14 @@
 """What Hindcast says when something is wrong.
 
 One small hierarchy. Each message tells what was found, what was expected and what to do
-next; the command line prints it without a traceback. Not for bugs of ours: those raise.
+next. The errors are click's, so that Feast's command line, which runs our code, prints one as
+`Error: ...` and exits with 1, as ours does. Not for bugs of ours: those raise.
 """
 
+import click
 
-class HindcastError(Exception):
+
+class HindcastError(click.ClickException):
     """A mistake in a project, its data or a call that the user can mend."""
 
 

@@ -333,7 +333,14 @@ class _Session:
     def run(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection with the prelude executed; DuckDB's errors become RetrievalErrors."""
         try:
-            with duckdb.connect(":memory:", config=self.settings) as connection:
+            connection = duckdb.connect(":memory:", config=self.settings)
+        except duckdb.Error as error:
+            raise RetrievalError(
+                f"DuckDB refused the settings {self.settings} of `offline_store:` in "
+                f"feature_store.yaml: {error}"
+            ) from error
+        try:
+            with connection:
                 for name, table in self.frames.items():
                     connection.register(name, table)
                 for statement in self.prelude:
@@ -564,11 +571,6 @@ class _View:
         of type are refused: `1` and `'1'` may be the same airport, but we do not guess.
         """
         theirs = self.source.require(column)
-        if spine_key not in spine.columns:
-            raise RetrievalError(
-                f"feature view {self.name} is joined on {spine_key!r}, which entity_df does not "
-                f"have. It has {', '.join(spine.columns)}."
-            )
         ours = spine.columns[spine_key]
         key = f"spine.{_quote(spine_key)}"
         if spine.has_no_value(spine_key):
@@ -859,7 +861,19 @@ def _check_names(
     feature_refs: Iterable[str],
     full_feature_names: bool,
 ) -> None:
-    """Refuse names that the result could not keep apart, and requests it could not serve."""
+    """Refuse names that the result could not keep apart, and a spine that lacks something."""
+    needed = [(key, f"feature view {view.name}") for view in views for key, _ in view.keys]
+    needed += [
+        (name, f"on-demand feature view {view.name}")
+        for view in on_demand
+        for name in view.get_request_data_schema()
+    ]
+    for name, who in needed:
+        if name not in spine.columns:
+            raise RetrievalError(
+                f"{who} needs {name!r}, which entity_df does not have. "
+                f"It has {', '.join(spine.columns)}."
+            )
     names = [*spine.columns, *(name for view in views for name in view.features)]
     for view in on_demand:
         prefix = view.projection.name_to_use()
@@ -867,12 +881,6 @@ def _check_names(
             name for ref in feature_refs for at, _, name in [ref.partition(":")] if at == prefix
         ]
         names += [f"{prefix}__{name}" if full_feature_names else name for name in asked]
-        for name in view.get_request_data_schema():
-            if name not in spine.columns:
-                raise RetrievalError(
-                    f"on-demand feature view {view.name} needs {name!r} of each request, which "
-                    f"entity_df does not have. It has {', '.join(spine.columns)}."
-                )
     _refuse_duplicates(names, "entity_df and the features asked for have")
 
 

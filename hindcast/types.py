@@ -77,9 +77,6 @@ class FeastType:
         """Whether Feast can look an entity up by a value of this type."""
         return not self.is_list and self.name in _KEYS
 
-    def __str__(self) -> str:
-        return f"Array({self.name})" if self.is_list else self.name
-
 
 def canonical(data_type: str) -> str:
     """DuckDB's own lower-case spelling of a type: `text` is `varchar`, `int8` is `bigint`.

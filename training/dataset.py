@@ -120,7 +120,7 @@ def assemble(
             f"Feast's answer lacks {', '.join(missing)}, which the service {settings.service} "
             "declares; run `feast -c feature_repo apply` after `dbt build`"
         )
-    made = set(names) - set(settings.keys) - set(settings.known)
+    made = set(names) - set(settings.keys)
     frame = table.to_pandas()
     if frame.empty:
         raise MissingInputError(
@@ -196,7 +196,7 @@ def open_store(settings: Settings) -> "FeatureStore":
         )
     config = load_repo_config(repo, repo / "feature_store.yaml")
     if settings.snapshot != "current":
-        published = Path(config.offline_store.published) / settings.snapshot
+        published = Path(config.offline_store.published).parent / settings.snapshot
         if not (repo / published).is_dir():
             raise MissingInputError(
                 f"snapshot {settings.snapshot} is not in {published.parent}: it was pruned, or "
@@ -224,7 +224,7 @@ def feature_service(store: "FeatureStore", settings: Settings) -> "FeatureServic
 
 
 def service_columns(service: Any, settings: Settings) -> tuple[Column, ...]:
-    """The model's features: the keys, what the timetable says, then all of the service.
+    """The model's features: the keys, then all of the service that a model can learn from.
 
     Raises:
         HindcastError: a feature of a type that is neither a number nor text.
@@ -237,7 +237,6 @@ def service_columns(service: Any, settings: Settings) -> tuple[Column, ...]:
     ]
     taken = {column.name for column in served}
     columns = [Column(name, "String", "keys") for name in settings.keys if name not in taken]
-    columns += [Column(name, "Float64", "timetable") for name in settings.known if name not in taken]
     columns += served
     refuse_outcomes(column.name for column in columns)
     odd = [f"{c.view}.{c.name} ({c.dtype})" for c in columns if c.dtype not in ("String", *NUMBERS)]

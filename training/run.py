@@ -88,7 +88,7 @@ def learn(data: dataset.Dataset, settings: Settings) -> Trained:
     scoring = model.ScoringModel(estimator, data.columns, np.nan, {})
 
     with step("Trained the baselines") as tell:
-        views = ("keys", "timetable", settings.timetable_view)
+        views = ("keys", settings.timetable_view)
         columns = tuple(column for column in data.columns if column.view in views)
         estimator, schedule_choice = model.train(data, columns, settings, tell)
         schedule = model.ScoringModel(estimator, columns, np.nan, {})

@@ -28,9 +28,6 @@ class Settings:
         ("origin", "carrier", "dest"),
         "Keys that are features too. Not tailnum or flight: too many values to learn from.",
     )
-    known: tuple[str, ...] = setting(
-        ("distance_mi", "block_min"), "Spine columns known with the timetable: features too."
-    )
 
     # Time: the past teaches, the future judges
     zone: str = setting("America/New_York", "Whose calendar the dates below and the hours are in.")
@@ -52,7 +49,7 @@ class Settings:
 
     # The baselines
     timetable_view: str = setting(
-        "flight_calendar", "With keys and timetable columns, all the schedule-only model sees."
+        "flight_calendar", "With the keys, all that the schedule-only baseline sees."
     )
     lookup_prior: float = setting(50.0, "Flights at the base rate added to each cell of the table.")
 

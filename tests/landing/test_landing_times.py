@@ -69,6 +69,10 @@ def test_a_repeated_hour_is_its_second_pass() -> None:
         ("2013-03-10T02:35", "2013-03-09", 50, "America/Los_Angeles", 2475, "2013-03-10T08:50:00"),
         # eleven hours and five zones: JFK 09:00 to HNL 15:30
         ("2013-01-01T14:00", "2013-01-01", 1530, "Pacific/Honolulu", 4983, "2013-01-02T01:30:00"),
+        # an hour gained on a short hop after midnight: due on the day before
+        ("2013-01-02T05:05", "2013-01-02", 2350, "America/Chicago", 38, "2013-01-02T05:50:00"),
+        # overnight across the date line, as JFK 23:00 to Tokyo would be: two days on
+        ("2013-01-02T04:00", "2013-01-01", 420, "Asia/Tokyo", 6740, "2013-01-02T19:20:00"),
         # 2400 is midnight at the end of the scheduled day
         ("2013-01-02T02:55", "2013-01-01", 2400, "America/New_York", 427, "2013-01-02T05:00:00"),
     ],

@@ -66,7 +66,8 @@ def cases(draw: st.DrawFn) -> Any:
         views.append((keys, history, ttl, draw(st.booleans())))
     entity = st.tuples(*key_values.values())
     spine = draw(st.lists(st.tuples(entity, some), max_size=12))
-    return spine, views, draw(st.booleans())
+    # DuckDB joins fewer than 64 rows in another way than more: try both.
+    return spine * draw(st.sampled_from([1, 70])), views, draw(st.booleans())
 
 
 @settings(

@@ -128,7 +128,7 @@ def test_a_project_that_declares_nothing_is_told_what_to_declare(shop):
 
 def test_a_project_file_that_is_no_yaml_is_named_with_its_line(shop):
     edit(shop / "dbt_project.yml", "vars:", "vars: [")
-    with pytest.raises(DefinitionError, match=r"dbt_project\.yml:9: this is not YAML"):
+    with pytest.raises(DefinitionError, match=r"dbt_project\.yml:10: this is not YAML"):
         load_project(shop)
 
 
@@ -189,7 +189,19 @@ def test_a_ttl_is_a_number_and_a_unit(text, ttl):
 
 
 @pytest.mark.parametrize(
-    "text", ["36", 36, "1.5 hours", "-1 hours", "hours", "1 month", True, None, "9999999999 days"]
+    "text",
+    [
+        "36",
+        36,
+        "0 hours",
+        "1.5 hours",
+        "-1 hours",
+        "hours",
+        "1 month",
+        True,
+        None,
+        "9999999999 days",
+    ],
 )
 def test_a_ttl_that_could_mean_two_things_is_refused(text):
     with pytest.raises(ValueError):

@@ -1,0 +1,64 @@
+# `make demo` and `make test` do everything on a fresh machine that has Python 3.11 to 3.13.
+# Uses uv where it is installed, pip otherwise.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+# an activated environment is not needed: every command runs from $(BIN)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DBT_SEND_ANONYMOUS_USAGE_STATS := false
+export FEAST_USAGE := false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint dbt-test pytest format lock clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## make the virtual environment and install the locked packages
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(not (3, 11) <= v < (3, 14))' || \
+		{ echo "Hindcast needs Python 3.11 to 3.13; $(PYTHON) is $$($(PYTHON) -V). Say make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@if command -v uv >/dev/null; then \
+		uv pip install --python $(BIN)/python --require-hashes -r requirements.lock && \
+		uv pip install --python $(BIN)/python --no-deps --no-build-isolation -e .; \
+	else \
+		$(BIN)/python -m pip install --quiet --progress-bar on --disable-pip-version-check --require-hashes -r requirements.lock && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .; \
+	fi
+	@touch $@
+
+demo: $(READY) ## the main job: from raw files to scored flights
+	hindcast run
+
+test: lint dbt-test pytest ## everything that must pass
+
+lint: $(READY) ## style and types of Python and SQL, and the rules for dbt models
+	ruff format --check .
+	ruff check .
+	mypy
+	dbt parse --quiet
+	dbt-bouncer --config-file dbt-bouncer.yml
+	sqlfluff lint --disable-progress-bar models tests/data
+
+dbt-test: $(READY) ## build the dbt project from the raw files, with its unit and data tests
+	python -m landing
+	dbt build
+
+pytest: $(READY) ## the Python tests, with coverage
+	pytest --cov --cov-report=term
+
+format: $(READY) ## bring Python and SQL into shape
+	ruff format .
+	ruff check --fix .
+	sqlfluff fix --disable-progress-bar models tests/data
+
+lock: $(READY) ## renew requirements.lock (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-emit-index-url --no-emit-find-links --extra dev -o requirements.lock pyproject.toml
+
+clean: ## remove what the commands above made, the virtual environment excepted
+	rm -rf data artifacts target logs

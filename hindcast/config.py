@@ -1,0 +1,71 @@
+"""`hindcast.yml`: what the library must know of a project, and cannot read from dbt or Feast.
+
+Not for settings of dbt (`dbt_project.yml`), Feast (`feature_store.yaml`) or the training.
+"""
+
+from datetime import datetime
+from pathlib import Path
+
+import yaml
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from hindcast.errors import HindcastError, MissingInputError
+
+FILE = "hindcast.yml"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Step(_Strict):
+    """One command of the loop; `{at}` in it stands for the instant of the run."""
+
+    name: str
+    run: str
+
+
+class Result(_Strict):
+    """A file that the loop leaves for people to open."""
+
+    what: str
+    path: Path
+
+
+class ProjectConfig(_Strict):
+    """The whole of `hindcast.yml`; paths are relative to the directory it is in."""
+
+    feature_repo: Path
+    feature_service: str
+    spine: str
+    at: AwareDatetime
+    steps: tuple[Step, ...]
+    summary: str | None = None
+    results: tuple[Result, ...] = ()
+    next: tuple[str, ...] = ()
+
+
+def load_config(project_dir: Path) -> ProjectConfig:
+    """Read and check `hindcast.yml`.
+
+    Raises:
+        MissingInputError: there is none in the directory.
+        HindcastError: something in it does not fit; every fault is named.
+    """
+    file = project_dir / FILE
+    if not file.exists():
+        raise MissingInputError(f"no {FILE} in {project_dir.resolve()}: run this at a project's root")
+    try:
+        return ProjectConfig.model_validate(yaml.safe_load(file.read_text()))
+    except yaml.YAMLError as error:
+        raise HindcastError(f"{FILE} is not valid YAML: {error}") from error
+    except ValidationError as error:
+        faults = "\n".join(
+            f"  {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
+        )
+        raise HindcastError(f"{FILE} does not fit:\n{faults}") from error
+
+
+def utc_text(instant: datetime) -> str:
+    """An instant as every command here takes it: `2013-12-30T15:00:00Z`."""
+    return instant.isoformat().replace("+00:00", "Z")

@@ -1,0 +1,549 @@
+"""What a point-in-time join promises, one promise per test."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from conftest import UTC_US, Lab, at, rows
+from feast import FeatureView, Field, FileSource, PushSource, RequestSource
+from feast.data_format import DeltaFormat
+from feast.on_demand_feature_view import on_demand_feature_view
+from feast.types import Int64
+
+from hindcast.errors import MissingInputError, RetrievalError
+from hindcast.offline_store import DuckDBOfflineStore
+
+NOON = at("2013-07-01T12:00:00")
+MICROSECOND = timedelta(microseconds=1)
+KEYED = {"origin": pa.string(), "known_at": UTC_US, "departures": pa.int64()}
+SPINE = {"origin": pa.string(), "event_timestamp": UTC_US}
+
+
+def departures(lab: Lab, *history: tuple, **options) -> FeatureView:
+    return lab.view("departures", rows(KEYED, *history), ["origin"], **options)
+
+
+def joined(lab: Lab, view: FeatureView, *spine: tuple, **options) -> list:
+    (feature,) = view.features
+    result = lab.join(rows(SPINE, *spine), [view], **options).to_arrow()
+    return result[feature.name].to_pylist()
+
+
+# --- time ---------------------------------------------------------------------------------
+
+
+def test_a_value_known_after_the_prediction_time_is_never_joined(lab: Lab) -> None:
+    view = departures(lab, ("JFK", NOON - MICROSECOND, 1), ("JFK", NOON + MICROSECOND, 2))
+    assert joined(lab, view, ("JFK", NOON)) == [1]
+
+
+def test_a_value_known_at_the_prediction_time_is_joined(lab: Lab) -> None:
+    view = departures(lab, ("JFK", NOON, 1))
+    assert joined(lab, view, ("JFK", NOON)) == [1]
+
+
+def test_the_ttl_is_inclusive_to_the_microsecond(lab: Lab) -> None:
+    ttl = timedelta(hours=36)
+    view = departures(lab, ("JFK", NOON, 1), ttl=ttl)
+    at_the_edge, past_it = NOON + ttl, NOON + ttl + MICROSECOND
+    assert joined(lab, view, ("JFK", at_the_edge), ("JFK", past_it)) == [1, None]
+
+
+@pytest.mark.parametrize("ttl", [timedelta(0), None])
+def test_no_ttl_is_unlimited(lab: Lab, ttl: timedelta | None) -> None:
+    view = departures(lab, ("JFK", at("1970-01-01T00:00:00"), 1))
+    view.ttl = ttl
+    assert joined(lab, view, ("JFK", at("2999-12-31T00:00:00"))) == [1]
+
+
+def test_an_older_value_never_fills_a_null(lab: Lab) -> None:
+    view = departures(lab, ("JFK", NOON - timedelta(hours=1), 1), ("JFK", NOON, None))
+    assert joined(lab, view, ("JFK", NOON)) == [None]
+
+
+def test_finer_than_a_microsecond_is_floored(lab: Lab) -> None:
+    view = departures(lab, ("JFK", NOON, 1), ("JFK", NOON + MICROSECOND, 2))
+    spine = pd.DataFrame(
+        {"origin": "JFK", "event_timestamp": [pd.Timestamp(NOON) + pd.Timedelta(999, "ns")]}
+    )
+    assert lab.join(spine, [view]).to_df()["departures"].tolist() == [1]
+
+
+def test_a_time_before_1970_is_floored_too(lab: Lab) -> None:
+    moon = at("1969-07-20T20:17:40")
+    view = departures(lab, ("JFK", moon, 1))
+    just_before = pd.Timestamp(moon) - pd.Timedelta(1, "ns")
+    spine = pd.DataFrame({"origin": ["JFK"], "event_timestamp": [just_before]})
+    assert lab.join(spine, [view]).to_df()["departures"].isna().all()
+
+
+@pytest.mark.parametrize("kind", [pa.timestamp("us"), pa.timestamp("ns"), pa.timestamp("ms")])
+def test_a_time_without_a_zone_is_utc(lab: Lab, kind: pa.DataType) -> None:
+    naive = NOON.replace(tzinfo=None)
+    history = rows({**KEYED, "known_at": kind}, ("JFK", naive, 1))
+    view = lab.view("naive", history, ["origin"], ttl=timedelta(seconds=1))
+    spine = rows({**SPINE, "event_timestamp": kind}, ("JFK", naive))
+    result = lab.join(spine, [view]).to_arrow()
+    assert result["departures"].to_pylist() == [1]
+    assert result["event_timestamp"].type == kind
+
+
+def test_times_in_other_zones_and_as_text_are_understood(lab: Lab) -> None:
+    view = departures(lab, ("JFK", NOON, 1), ttl=timedelta(seconds=1))
+    zoned = pd.DataFrame({"origin": ["JFK"], "event_timestamp": [NOON]})
+    zoned["event_timestamp"] = zoned["event_timestamp"].dt.tz_convert("America/New_York")
+    text = pd.DataFrame({"origin": "JFK", "event_timestamp": ["2013-07-01T08:00:00-04:00"]})
+    for spine in (zoned, text):
+        assert lab.join(spine, [view]).to_df()["departures"].tolist() == [1]
+
+
+HOURLY = rows(
+    {"k": pa.int64(), "known_at": pa.timestamp("us"), "v": pa.int64()},
+    *((1, datetime(2013, 3, 10, hour, 30), hour) for hour in range(12)),
+)
+JOIN_HOURLY = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_offline_join import Lab, join_hourly
+print(join_hourly(Lab(Path(sys.argv[2]))))
+"""
+
+
+def join_hourly(lab: Lab) -> list:
+    """A join through the night in which New York changes its clocks, all times naive."""
+    view = lab.view("hourly", HOURLY, ["k"], ttl=timedelta(minutes=90))
+    spine = HOURLY.select(["k", "known_at"]).rename_columns(["k", "event_timestamp"])
+    return lab.join(spine, [view]).to_arrow()["v"].to_pylist()
+
+
+def test_the_time_zone_of_the_process_changes_nothing(lab: Lab, tmp_path: Path) -> None:
+    here = Path(__file__).parent
+    in_new_york = subprocess.run(
+        [sys.executable, "-c", JOIN_HOURLY, str(here), str(tmp_path)],
+        env={**os.environ, "TZ": "America/New_York", "PYTHONPATH": str(here.parents[1])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert join_hourly(lab) == list(range(12))
+    assert in_new_york.stdout.strip() == str(list(range(12)))
+
+
+# --- ties ---------------------------------------------------------------------------------
+
+TIED = {**KEYED, "created_at": UTC_US}
+
+
+def test_of_equal_event_times_the_latest_created_wins_and_null_is_last(lab: Lab) -> None:
+    history = rows(
+        TIED,
+        ("JFK", NOON, 1, NOON - timedelta(hours=2)),
+        ("JFK", NOON, 2, NOON - timedelta(hours=1)),
+        ("JFK", NOON, 3, None),
+    )
+    view = lab.view("tied", history, ["origin"], created="created_at")
+    assert joined(lab, view, ("JFK", NOON)) == [2]
+
+
+def test_of_rows_equal_in_all_times_the_last_in_the_file_wins(lab: Lab) -> None:
+    history = rows(TIED, *(("JFK", NOON, number, NOON) for number in (3, 9, 5)))
+    for created in ("", "created_at"):
+        view = lab.view("tied", history, ["origin"], created=created)
+        assert joined(lab, view, ("JFK", NOON)) == [5]
+
+
+def test_a_created_time_after_the_prediction_hides_a_row_only_when_asked(lab: Lab) -> None:
+    history = rows(
+        TIED,
+        ("JFK", NOON - timedelta(hours=2), 1, NOON - timedelta(hours=2)),
+        ("JFK", NOON - timedelta(hours=1), 2, NOON + MICROSECOND),
+        ("JFK", NOON - timedelta(hours=1), 3, None),
+    )
+    view = lab.view("backfilled", history, ["origin"], created="created_at")
+    late = NOON + timedelta(hours=1)
+    assert joined(lab, view, ("JFK", NOON), ("JFK", late)) == [2, 2]
+    cutoff = {"filter_by_created_timestamp": True}
+    assert joined(lab, view, ("JFK", NOON), ("JFK", late), **cutoff) == [1, 2]
+
+
+# --- rows ---------------------------------------------------------------------------------
+
+
+def test_rows_come_back_in_the_callers_order_with_duplicates_and_extra_columns(lab: Lab) -> None:
+    count, chance = 30_000, random.Random(7)
+    history = rows(KEYED, *(("JFK", NOON + timedelta(minutes=m), m) for m in range(1_000)))
+    view = lab.view("many", history, ["origin"])
+    minutes = [chance.randrange(-10, 990) for _ in range(count)]
+    spine = pd.DataFrame(
+        {
+            "note": [f"row {number % 100}" for number in range(count)],
+            "origin": ["JFK" if minute % 7 else None for minute in minutes],
+            "event_timestamp": [NOON + timedelta(minutes=minute) for minute in minutes],
+            "kind": pd.Categorical(["a", "b", "c"] * (count // 3)),
+        },
+        index=range(count, 0, -1),
+    )
+    result = lab.join(spine, [view], config=lab.configured(threads=2)).to_df()
+    pd.testing.assert_frame_equal(result[list(spine)], spine.reset_index(drop=True))
+    expected = [float(m) if m % 7 and m >= 0 else np.nan for m in minutes]
+    np.testing.assert_array_equal(result["departures"], expected)
+
+
+def test_the_callers_frame_is_untouched(lab: Lab) -> None:
+    view = departures(lab, ("JFK", NOON, 1))
+    spine = pd.DataFrame({"origin": ["JFK"], "event_timestamp": ["2013-07-01 12:00"]}, index=[5])
+    before = spine.copy(deep=True)
+    lab.join(spine, [view]).to_df()
+    pd.testing.assert_frame_equal(spine, before)
+
+
+def test_null_keys_and_null_times_give_null_features(lab: Lab) -> None:
+    view = departures(lab, ("JFK", NOON, 1), (None, NOON, 2), ("JFK", None, 3))
+    assert joined(lab, view, (None, NOON), ("JFK", None), ("JFK", NOON)) == [None, None, 1]
+
+
+def test_columns_without_any_value_give_null_features(lab: Lab) -> None:
+    view = departures(lab, ("JFK", NOON, 1))
+    no_key = pd.DataFrame({"origin": [None, None], "event_timestamp": NOON})
+    no_time = pd.DataFrame({"origin": ["JFK", "JFK"], "event_timestamp": None})
+    for spine in (no_key, no_time, no_key[:0], no_time[:0]):
+        result = lab.join(spine, [view]).to_df()
+        assert len(result) == len(spine)
+        assert result["departures"].isna().all()
+
+
+def test_a_view_without_history_gives_null_features(lab: Lab) -> None:
+    assert joined(lab, departures(lab), ("JFK", NOON)) == [None]
+
+
+def test_large_integers_survive_missing_neighbours(lab: Lab) -> None:
+    view = departures(lab, ("JFK", NOON, 2**53 + 1))
+    result = lab.join(rows(SPINE, ("JFK", NOON), ("LGA", NOON)), [view]).to_df()
+    assert result["departures"].tolist() == [2**53 + 1, pd.NA]
+
+
+def test_small_integers_with_missing_neighbours_are_floats_as_in_pandas(lab: Lab) -> None:
+    view = departures(lab, ("JFK", NOON, 7))
+    result = lab.join(rows(SPINE, ("JFK", NOON), ("LGA", NOON)), [view]).to_df()
+    assert result["departures"].dtype == np.float64
+
+
+def test_every_kind_of_value_comes_back_as_it_was_stored(lab: Lab) -> None:
+    values = {
+        "a_list": pa.array([[1, None]], pa.list_(pa.int64())),
+        "a_bool": pa.array([True]),
+        "a_time": pa.array([NOON], UTC_US),
+        "bytes": pa.array([b"\x00"]),
+        "narrow": pa.array([1.5], pa.float32()),
+        "known_at": pa.array([NOON], UTC_US),
+        "origin": pa.array(["JFK"]),
+    }
+    path = lab.publish("kinds", pa.table(values))
+    view = departures(lab, ("JFK", NOON, 1))
+    view.batch_source = FileSource(path=path, timestamp_field="known_at")
+    names = list(values)[:5]
+    view.features = [Field(name=name, dtype=Int64) for name in names]
+    result = lab.join(rows(SPINE, ("JFK", NOON)), [view]).to_arrow()
+    assert result.select(names).equals(pa.table(values).select(names))
+
+
+# --- keys ---------------------------------------------------------------------------------
+
+
+def test_key_types_that_differ_are_refused_naming_both(lab: Lab) -> None:
+    view = departures(lab, ("1", NOON, 1))
+    spine = rows({**SPINE, "origin": pa.int64()}, (1, NOON))
+    with pytest.raises(RetrievalError, match=r"'origin' is BIGINT in entity_df.*VARCHAR"):
+        lab.join(spine, [view])
+
+
+def test_integers_of_every_width_match(lab: Lab) -> None:
+    history = rows({**KEYED, "origin": pa.int64()}, (7, NOON, 1))
+    view = lab.view("numbered", history, ["origin"])
+    for kind in (pa.int8(), pa.uint16(), pa.int32(), pa.uint64()):
+        spine = rows({**SPINE, "origin": kind}, (7, NOON))
+        assert lab.join(spine, [view]).to_arrow()["departures"].to_pylist() == [1]
+
+
+def test_integer_keys_that_pandas_made_floats_match_whole_numbers_only(lab: Lab) -> None:
+    history = rows({**KEYED, "origin": pa.int64()}, (1, NOON, 1), (2, NOON, 2))
+    view = lab.view("numbered", history, ["origin"])
+    spine = pd.DataFrame({"origin": [1, None, 1.5, 1e300, np.inf], "event_timestamp": NOON})
+    result = lab.join(spine, [view]).to_arrow()
+    assert result["departures"].to_pylist() == [1, None, None, None, None]
+
+
+def test_keys_are_compared_one_by_one_not_glued_together(lab: Lab) -> None:
+    kinds = {"a": pa.int64(), "b": pa.int64(), "known_at": UTC_US, "v": pa.int64()}
+    view = lab.view("pairs", rows(kinds, (1, 12, NOON, 1), (11, 2, NOON, 2)), ["a", "b"])
+    spine = rows({"a": pa.int64(), "b": pa.int64(), "event_timestamp": UTC_US}, (11, 2, NOON))
+    assert lab.join(spine, [view]).to_arrow()["v"].to_pylist() == [2]
+
+
+def test_a_missing_key_is_named(lab: Lab) -> None:
+    spine = rows({"event_timestamp": UTC_US, "dest": pa.string()}, (NOON, "LAX"))
+    with pytest.raises(RetrievalError, match=r"departures needs 'origin'.*event_timestamp, dest"):
+        lab.join(spine, [departures(lab, ("JFK", NOON, 1))])
+
+
+def test_one_view_can_be_joined_twice_under_aliases(lab: Lab) -> None:
+    view = departures(lab, ("JFK", NOON, 1), ("LAX", NOON, 2))
+    here = view.with_name("here")
+    there = view.with_name("there").with_join_key_map({"origin": "dest"})
+    spine = rows({**SPINE, "dest": pa.string()}, ("JFK", NOON, "LAX"))
+    result = lab.join(spine, [here, there], full_feature_names=True).to_arrow().to_pylist()
+    assert result[0]["here__departures"] == 1
+    assert result[0]["there__departures"] == 2
+
+
+def test_two_keys_of_a_view_may_come_from_one_column(lab: Lab) -> None:
+    kinds = {"a": pa.string(), "b": pa.string(), "known_at": UTC_US, "v": pa.int64()}
+    view = lab.view("pairs", rows(kinds, ("x", "x", NOON, 1), ("x", "y", NOON, 2)), ["a", "b"])
+    both = view.with_join_key_map({"a": "origin", "b": "origin"})
+    result = lab.join(rows(SPINE, ("x", NOON)), [both]).to_arrow()
+    assert result["v"].to_pylist() == [1]
+
+
+def test_a_view_without_entities_is_joined_on_time_alone(lab: Lab) -> None:
+    history = rows({"known_at": UTC_US, "v": pa.int64()}, (NOON, 1), (NOON + MICROSECOND, 2))
+    view = lab.view("global", history, [])
+    assert joined(lab, view, ("JFK", NOON), (None, NOON + MICROSECOND)) == [1, 2]
+
+
+def test_field_mappings_are_undone_when_reading(lab: Lab) -> None:
+    raw = {"ORIG": pa.string(), "ts": UTC_US, "made": UTC_US, "n": pa.int64(), "m": pa.int64()}
+    mapping = {"ORIG": "origin", "ts": "known_at", "made": "created_at", "n": "departures"}
+    view = lab.view(
+        "mapped",
+        rows(raw, ("JFK", NOON, NOON, 1, 5), ("JFK", NOON, None, 2, 6)),
+        ["origin"],
+        created="created_at",
+        field_mapping=mapping,
+    )
+    result = lab.join(rows(SPINE, ("JFK", NOON)), [view]).to_arrow()
+    assert result.select(["departures", "m"]).to_pylist() == [{"departures": 1, "m": 5}]
+
+
+# --- the spine ----------------------------------------------------------------------------
+
+
+def test_without_event_timestamp_the_only_timestamp_column_is_the_time(lab: Lab) -> None:
+    view = departures(lab, ("JFK", NOON, 1))
+    spine = rows(SPINE, ("JFK", NOON)).rename_columns(["origin", "predict_at"])
+    assert lab.join(spine, [view]).to_arrow()["departures"].to_pylist() == [1]
+
+
+def test_no_or_several_candidates_for_the_time_are_refused(lab: Lab) -> None:
+    view = departures(lab, ("JFK", NOON, 1))
+    with pytest.raises(RetrievalError, match="none of its columns origin"):
+        lab.join(pd.DataFrame({"origin": ["JFK"]}), [view])
+    spine = pd.DataFrame({"origin": ["JFK"], "predict_at": [NOON], "sched_at": [NOON]})
+    with pytest.raises(RetrievalError, match="predict_at and sched_at"):
+        lab.join(spine, [view])
+    with pytest.raises(RetrievalError, match="'event_timestamp' is BIGINT"):
+        lab.join(pd.DataFrame({"origin": ["JFK"], "event_timestamp": [20130701]}), [view])
+
+
+def test_text_that_is_no_time_is_refused(lab: Lab) -> None:
+    spine = pd.DataFrame({"origin": ["JFK"], "event_timestamp": ["noon"]})
+    with pytest.raises(RetrievalError, match="noon"):
+        lab.join(spine, [departures(lab, ("JFK", NOON, 1))]).to_df()
+
+
+@pytest.mark.parametrize("spine", [["JFK"], 1, {"origin": ["JFK"]}])
+def test_a_spine_of_another_type_is_refused(lab: Lab, spine: object) -> None:
+    with pytest.raises(RetrievalError, match="Expected a pandas frame"):
+        lab.join(spine, [departures(lab)])
+
+
+def test_a_column_of_mixed_types_is_refused_by_name(lab: Lab) -> None:
+    spine = pd.DataFrame({"origin": ["JFK", 1], "event_timestamp": NOON})
+    with pytest.raises(RetrievalError, match="origin"):
+        lab.join(spine, [departures(lab)])
+
+
+def test_dates_without_a_spine_are_refused(lab: Lab) -> None:
+    with pytest.raises(RetrievalError, match="no entity_df"):
+        lab.join(None, [departures(lab)], start_date=NOON, end_date=NOON)
+
+
+# --- names --------------------------------------------------------------------------------
+
+
+def test_a_feature_named_like_a_spine_column_is_refused_by_name(lab: Lab) -> None:
+    view = departures(lab, ("JFK", NOON, 1))
+    spine = rows({**SPINE, "departures": pa.int64()}, ("JFK", NOON, 5))
+    with pytest.raises(RetrievalError, match="'departures' and 'departures'"):
+        lab.join(spine, [view])
+    result = lab.join(spine, [view], full_feature_names=True).to_arrow()
+    assert result["departures__departures"].to_pylist() == [1]
+
+
+def test_names_that_differ_only_in_case_are_refused_by_name(lab: Lab) -> None:
+    spine = rows({**SPINE, "Departures": pa.int64()}, ("JFK", NOON, 5))
+    with pytest.raises(RetrievalError, match="'Departures' and 'departures'"):
+        lab.join(spine, [departures(lab, ("JFK", NOON, 1))])
+
+
+AWKWARD = [
+    ("_row", "_at"),
+    ("__spine", "rn"),
+    ("_entity_rows", "_known_at"),
+    ("entity_row_id", "event_expire_timestamp"),
+    ("origin_y", "spine"),
+    ("history", "view_1"),
+    ("filename", "file_row_number"),
+    ("a space", 'a "quote"'),
+    ("Flughafen ü", "出発"),
+    ("'; drop table x; --", "select"),
+    ("line\nbreak", "source"),
+]
+
+
+@pytest.mark.parametrize(("feature", "extra"), AWKWARD)
+@pytest.mark.parametrize("cutoff", [False, True])
+def test_awkward_names_work_wherever_they_stand(
+    lab: Lab, feature: str, extra: str, cutoff: bool
+) -> None:
+    for in_view, in_spine in ((feature, extra), (extra, feature)):
+        names = [f"{in_view} key", in_view, "known_at", "created_at"]
+        history = pa.table(
+            [pa.array(["JFK"]), pa.array([1]), pa.array([NOON], UTC_US), pa.array([NOON], UTC_US)],
+            names=names,
+        )
+        view = lab.view("awkward", history, [f"{in_view} key"], created="created_at")
+        view.name = view.projection.name = in_view
+        spine = pa.table(
+            [pa.array(["JFK"]), pa.array([7]), pa.array([NOON], UTC_US)],
+            names=[f"{in_view} key", in_spine, "event_timestamp"],
+        )
+        (result,) = (
+            lab.join(spine, [view], filter_by_created_timestamp=cutoff).to_arrow().to_pylist()
+        )
+        assert (result[in_view], result[in_spine]) == (1, 7)
+
+
+# --- on-demand views ----------------------------------------------------------------------
+
+
+def test_on_demand_features_are_computed_on_the_joined_rows(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    view = departures(lab, ("JFK", NOON, 3))
+    request = RequestSource(name="request", schema=[Field(name="extra", dtype=Int64)])
+
+    @on_demand_feature_view(
+        sources=[view, request], schema=[Field(name="total", dtype=Int64)], mode="pandas"
+    )
+    def totals(inputs: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({"total": inputs["departures"] + inputs["extra"]})
+
+    lab.registry.apply_feature_view(totals, "lab")
+    refs = ["departures:departures", "totals:total"]
+    spine = rows({**SPINE, "extra": pa.int64()}, ("JFK", NOON, 4))
+
+    def ask(entity_df: pa.Table):
+        return DuckDBOfflineStore.get_historical_features(
+            lab.config, [view], refs, entity_df, lab.registry, "lab"
+        )
+
+    job = ask(spine)
+    assert [view.name for view in job.on_demand_feature_views] == ["totals"]
+    assert job.to_df()["total"].tolist() == [7]
+    with pytest.raises(RetrievalError, match="totals needs 'extra'"):
+        ask(spine.drop_columns(["extra"]))
+    with pytest.raises(RetrievalError, match="'total' and 'total'"):
+        ask(spine.append_column("total", pa.array([1])))
+
+
+# --- sources ------------------------------------------------------------------------------
+
+
+def test_a_missing_file_says_which_command_makes_it(lab: Lab) -> None:
+    view = departures(lab, ("JFK", NOON, 1))
+    (lab.published / "current" / "departures.parquet").unlink()
+    with pytest.raises(MissingInputError, match=r"departures_source.*dbt build"):
+        joined(lab, view, ("JFK", NOON))
+
+
+def test_a_file_that_is_no_parquet_is_named(lab: Lab) -> None:
+    view = departures(lab, ("JFK", NOON, 1))
+    (lab.published / "current" / "departures.parquet").write_text("origin,known_at\n")
+    with pytest.raises(RetrievalError, match=r"departures\.parquet cannot be read"):
+        joined(lab, view, ("JFK", NOON))
+
+
+def test_a_missing_column_is_named(lab: Lab) -> None:
+    view = departures(lab, ("JFK", NOON, 1))
+    view.features[0].name = view.projection.features[0].name = "arrivals"
+    with pytest.raises(RetrievalError, match=r"no column 'arrivals'.*departures"):
+        joined(lab, view, ("JFK", NOON))
+
+
+def test_a_time_column_of_another_type_is_named(lab: Lab) -> None:
+    history = rows({**KEYED, "known_at": pa.string()}, ("JFK", "noon", 1))
+    view = lab.view("texts", history, ["origin"])
+    view.features = [view.features[1]]
+    with pytest.raises(RetrievalError, match="known_at is VARCHAR"):
+        joined(lab, view, ("JFK", NOON))
+
+
+def test_other_sources_are_refused_by_name(lab: Lab) -> None:
+    view = departures(lab, ("JFK", NOON, 1))
+    delta = FileSource(name="lake", path="x", file_format=DeltaFormat(), timestamp_field="t")
+    for source in (delta, PushSource(name="pushed", batch_source=view.batch_source)):
+        view.batch_source = source
+        with pytest.raises(RetrievalError, match=f"{source.name} is a"):
+            joined(lab, view, ("JFK", NOON))
+
+
+def test_a_directory_of_files_is_read_as_one_table(lab: Lab) -> None:
+    view = departures(lab, ("JFK", NOON, 1))
+    parts = lab.published / "current" / "parts"
+    parts.mkdir(exist_ok=True)
+    for name, value in (("b", 2), ("a", 3)):
+        part = lab.publish(f"parts/{name}", rows(KEYED, ("JFK", NOON, value)))
+    for path in (str(Path(part).parent), f"{Path(part).parent}/*.parquet"):
+        view.batch_source = FileSource(path=path, timestamp_field="known_at")
+        assert joined(lab, view, ("JFK", NOON)) == [2]
+
+
+def test_a_join_of_realistic_size_takes_seconds_at_most(lab: Lab) -> None:
+    """337k rows and three keys: what the flights need, on one thread."""
+    chance, count = np.random.default_rng(7), 100_000
+    start = np.datetime64("2013-01-01T00:00:00", "us")
+
+    def draw(size: int, name: str) -> pd.DataFrame:
+        minutes = chance.integers(0, 525_600, size).astype("timedelta64[m]")
+        keys = {key: chance.integers(0, 10, size).astype(str) for key in ("a", "b", "c")}
+        return pd.DataFrame({**keys, name: start + minutes}).assign(
+            **{name: lambda frame: frame[name].dt.tz_localize("UTC")}
+        )
+
+    history = draw(count, "known_at").assign(v=chance.random(count))
+    table = pa.Table.from_pandas(history, preserve_index=False)
+    view = lab.view("big", table, ["a", "b", "c"], ttl=timedelta(days=7))
+    spine = draw(336_776, "event_timestamp")
+    began = time.process_time()
+    result = lab.join(spine, [view], config=lab.configured(threads=1)).to_df()
+    assert time.process_time() - began < 15
+    pd.testing.assert_frame_equal(result[list(spine)], spine)
+    known = pd.merge_asof(
+        spine.assign(row=range(len(spine))).sort_values("event_timestamp"),
+        history.drop_duplicates(["a", "b", "c", "known_at"], keep="last").sort_values("known_at"),
+        left_on="event_timestamp",
+        right_on="known_at",
+        by=["a", "b", "c"],
+        tolerance=pd.Timedelta(days=7),
+    ).sort_values("row")
+    np.testing.assert_array_equal(result["v"], known["v"])
