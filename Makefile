@@ -8,7 +8,6 @@ READY := $(VENV)/ready
 # an activated environment is not needed: every command runs from $(BIN)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DBT_SEND_ANONYMOUS_USAGE_STATS := false
-export FEAST_USAGE := false
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint dbt-test pytest format lock clean
@@ -41,7 +40,7 @@ lint: $(READY) ## style and types of Python and SQL, and the rules for dbt model
 	ruff check .
 	mypy
 	dbt parse --quiet
-	dbt-bouncer --config-file dbt-bouncer.yml
+	dbt-bouncer run --config-file dbt-bouncer.yml
 	sqlfluff lint --disable-progress-bar models tests/data
 
 dbt-test: $(READY) ## build the dbt project from the raw files, with its unit and data tests

@@ -36,10 +36,14 @@ flight_request = RequestSource(
     schema=[
         Field(name="local_hour", dtype=Float64),  # departure, hours after midnight
         Field(name="weekday", dtype=Int64),  # local day of the week, Monday is 0
-        Field(name="days_from_holiday", dtype=Int64),  # local days to the nearest US federal holiday; negative before it
+        Field(
+            name="days_from_holiday", dtype=Int64
+        ),  # local days to the nearest US federal holiday; negative before it
         Field(name="flight_distance_mi", dtype=Float64),  # miles to the destination
         Field(name="flight_block_min", dtype=Float64),  # scheduled minutes
-        Field(name="flight_padding_min", dtype=Float64),  # scheduled minutes beyond 40 + distance / 7.6 miles a minute
+        Field(
+            name="flight_padding_min", dtype=Float64
+        ),  # scheduled minutes beyond 40 + distance / 7.6 miles a minute
     ],
     mode="pandas",
     description="What the calendar and the schedule alone say of a flight.",
@@ -54,7 +58,11 @@ def flight_calendar(inputs: pd.DataFrame) -> pd.DataFrame:
     day = local.dt.normalize().to_numpy().astype("datetime64[D]").astype("int64")
     span = (local.min() - pd.Timedelta(days=400), local.max() + pd.Timedelta(days=400))
     holidays = (
-        USFederalHolidayCalendar().holidays(*span).to_numpy().astype("datetime64[D]").astype("int64")
+        USFederalHolidayCalendar()
+        .holidays(*span)
+        .to_numpy()
+        .astype("datetime64[D]")
+        .astype("int64")
     )
     after = np.clip(np.searchsorted(holidays, day), 1, len(holidays) - 1)
     to_next, since_last = holidays[after] - day, day - holidays[after - 1]
@@ -84,13 +92,27 @@ def flight_calendar(inputs: pd.DataFrame) -> pd.DataFrame:
         views["origin_weather"],
     ],
     schema=[
-        Field(name="inbound_slack_min", dtype=Float64),  # minutes from the aircraft's last (expected) arrival to this departure
-        Field(name="inbound_spare_min", dtype=Float64),  # the same, less the scheduled time to fly that leg back
-        Field(name="hours_since_last_leg", dtype=Float64),  # hours from the aircraft's last departure to T
-        Field(name="weather_age_min", dtype=Float64),  # minutes from the start of the reported hour to T
-        Field(name="origin_overdue_age_min", dtype=Float64),  # mean minutes the airport's overdue flights are past their schedule
-        Field(name="carrier_overdue_age_min", dtype=Float64),  # the same for the airline's overdue flights at the airport
-        Field(name="dest_overdue_age_min", dtype=Float64),  # the same for overdue flights to the destination
+        Field(
+            name="inbound_slack_min", dtype=Float64
+        ),  # minutes from the aircraft's last (expected) arrival to this departure
+        Field(
+            name="inbound_spare_min", dtype=Float64
+        ),  # the same, less the scheduled time to fly that leg back
+        Field(
+            name="hours_since_last_leg", dtype=Float64
+        ),  # hours from the aircraft's last departure to T
+        Field(
+            name="weather_age_min", dtype=Float64
+        ),  # minutes from the start of the reported hour to T
+        Field(
+            name="origin_overdue_age_min", dtype=Float64
+        ),  # mean minutes the airport's overdue flights are past their schedule
+        Field(
+            name="carrier_overdue_age_min", dtype=Float64
+        ),  # the same for the airline's overdue flights at the airport
+        Field(
+            name="dest_overdue_age_min", dtype=Float64
+        ),  # the same for overdue flights to the destination
         Field(name="plane_age_years", dtype=Float64),  # years since it was built
     ],
     mode="pandas",

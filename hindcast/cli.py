@@ -102,9 +102,7 @@ def parity(
 
     config = load_config(project)
     store = FeatureStore(repo_path=str(project / config.feature_repo))
-    outcome = check.compare(
-        store, config.feature_service, config.spine, _instant(at, config), rows
-    )
+    outcome = check.compare(store, config.feature_service, config.spine, _instant(at, config), rows)
     check.require_rows(outcome)
     if as_json:
         print(
@@ -131,7 +129,9 @@ def _instant(at: str | None, config: ProjectConfig) -> datetime:
     try:
         instant = datetime.fromisoformat(at)
     except ValueError:
-        raise typer.BadParameter(f"{at!r} is not a time; give one like {utc_text(config.at)}.") from None
+        raise typer.BadParameter(
+            f"{at!r} is not a time; give one like {utc_text(config.at)}."
+        ) from None
     if instant.tzinfo is None:
         raise typer.BadParameter(f"{at!r} has no time zone; write {at}Z if it is UTC.")
     return instant.astimezone(UTC)

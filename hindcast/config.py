@@ -54,7 +54,9 @@ def load_config(project_dir: Path) -> ProjectConfig:
     """
     file = project_dir / FILE
     if not file.exists():
-        raise MissingInputError(f"no {FILE} in {project_dir.resolve()}: run this at a project's root")
+        raise MissingInputError(
+            f"no {FILE} in {project_dir.resolve()}: run this at a project's root"
+        )
     try:
         return ProjectConfig.model_validate(yaml.safe_load(file.read_text()))
     except yaml.YAMLError as error:

@@ -662,9 +662,11 @@ class _PointInTimeJoin:
         ]
         match.append(f"spine.{p}at >= history.{p}known_at")
         oldest = f"history.{p}event_at >= spine.{p}at - {_interval(view.ttl)}"
+        # DuckDB 1.5 matches a NULL time on the left of an ASOF join of 64 rows or more.
+        timed = f"(from {p}spine where {p}at is not null) as spine"
         return _select(
             [f"spine.{p}row", *(f"history.{_quote(name)}" for name in view.features)],
-            f"{p}spine as spine\nasof join {history} as history\n    on {' and '.join(match)}",
+            f"{timed}\nasof join {history} as history\n    on {' and '.join(match)}",
             [oldest] if view.ttl else [],
         )
 

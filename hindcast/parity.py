@@ -43,9 +43,7 @@ class Parity:
         return self.rows * len(self.features)
 
 
-def compare(
-    store: FeatureStore, service_name: str, spine: str, at: datetime, rows: int
-) -> Parity:
+def compare(store: FeatureStore, service_name: str, spine: str, at: datetime, rows: int) -> Parity:
     """Compare `rows` rows of the published spine at the instant `at`.
 
     The rows are spread over the spine by a hash of their keys, the same for every run.

@@ -21,7 +21,13 @@ added as (
 ),
 
 final as (
-    select airport, airport_name, time_zone, latitude_deg, longitude_deg from first_delivered
+    select
+        airport,
+        airport_name,
+        time_zone,
+        latitude_deg,
+        longitude_deg,
+    from first_delivered
     union all by name
     select * from added
 )

@@ -1,63 +1,17 @@
-with flights as (
+with
+{% for name in ['flights', 'weather', 'planes', 'airports', 'airlines'] %}
+{{ name }} as (
     select
-        'flights' as source_name,
+        '{{ name }}' as source_name,
         _file as file_path,
         _line_no as line_number,
-        _problem.column_name,
-        _problem.reason,
+        struct_extract(_problem, 'column_name') as column_name,
+        struct_extract(_problem, 'reason') as reason,
         _line as line_text,
-    from {{ ref('base_flights') }}
+    from {{ ref('base_' ~ name) }}
     where _problem is not null
 ),
-
-weather as (
-    select
-        'weather' as source_name,
-        _file as file_path,
-        _line_no as line_number,
-        _problem.column_name,
-        _problem.reason,
-        _line as line_text,
-    from {{ ref('base_weather') }}
-    where _problem is not null
-),
-
-planes as (
-    select
-        'planes' as source_name,
-        _file as file_path,
-        _line_no as line_number,
-        _problem.column_name,
-        _problem.reason,
-        _line as line_text,
-    from {{ ref('base_planes') }}
-    where _problem is not null
-),
-
-airports as (
-    select
-        'airports' as source_name,
-        _file as file_path,
-        _line_no as line_number,
-        _problem.column_name,
-        _problem.reason,
-        _line as line_text,
-    from {{ ref('base_airports') }}
-    where _problem is not null
-),
-
-airlines as (
-    select
-        'airlines' as source_name,
-        _file as file_path,
-        _line_no as line_number,
-        _problem.column_name,
-        _problem.reason,
-        _line as line_text,
-    from {{ ref('base_airlines') }}
-    where _problem is not null
-),
-
+{% endfor %}
 final as (
     select * from flights
     union all

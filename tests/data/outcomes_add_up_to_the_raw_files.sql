@@ -1,6 +1,6 @@
 -- Totals tied back to the raw lines: one schedule line per flight of the spine, one arrival line
 -- per label, one closing line per flight that was cancelled or diverted.
-with raw_counts as (
+with told as (
     select
         count(distinct flight_id) filter (where record_kind = 'scheduled') as flights,
         count(distinct flight_id) filter (where record_kind = 'arrived') as completed,
@@ -8,7 +8,7 @@ with raw_counts as (
     from {{ ref('stg_flights') }}
 ),
 
-spine_counts as (
+published as (
     select
         count(*) as flights,
         count(is_late) as completed,
@@ -16,8 +16,6 @@ spine_counts as (
     from {{ ref('flight_spine') }}
 )
 
-select
-    raw_counts,
-    spine_counts,
-from raw_counts, spine_counts
-where raw_counts != spine_counts
+select * from told
+except
+select * from published

@@ -210,7 +210,9 @@ def test_the_callers_frame_is_untouched(lab: Lab) -> None:
 
 def test_null_keys_and_null_times_give_null_features(lab: Lab) -> None:
     view = departures(lab, ("JFK", NOON, 1), (None, NOON, 2), ("JFK", None, 3))
-    assert joined(lab, view, (None, NOON), ("JFK", None), ("JFK", NOON)) == [None, None, 1]
+    for times in (1, 100):  # DuckDB joins 64 rows or more in another way
+        spine = [(None, NOON), ("JFK", None), ("JFK", NOON)] * times
+        assert joined(lab, view, *spine) == [None, None, 1] * times
 
 
 def test_columns_without_any_value_give_null_features(lab: Lab) -> None:
