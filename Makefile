@@ -48,6 +48,7 @@ dbt-test: $(READY) ## build the dbt project from the raw files, with its unit an
 	dbt build
 
 pytest: $(READY) ## the Python tests, with coverage
+	dbt parse --quiet
 	pytest --cov --cov-report=term
 
 format: $(READY) ## bring Python and SQL into shape

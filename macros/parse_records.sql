@@ -6,6 +6,7 @@
     for a good row. `checks` are rules on whole rows: dicts of `when`, `column` and `reason`. -#}
 {% macro parse_records(source_name, table_name, key, checks=[]) %}
 {%- set columns = source_columns(source_name, table_name) -%}
+-- depends_on: {{ ref('raw_files') }}
 with lines as (
     select * from {{ source(source_name, table_name) }}
 ),

@@ -17,6 +17,42 @@ create or replace macro csv_fields(line) as
         )
     end;
 
+create or replace macro header_fault(size_bytes, text, expected) as (
+    with header as (
+        select string_split(replace(string_split(text, chr(10))[1], chr(13), ''), ',') as found
+    ),
+
+    compared as (
+        select
+            found,
+            list_filter(expected, lambda name: not list_contains(found, name)) as missing,
+            list_filter(found, lambda name: not list_contains(expected, name)) as unknown,
+        from header
+    )
+
+    select
+        case
+            when size_bytes = 0
+                then 'is empty; expected a header line with ' || len(expected) || ' columns.'
+            when text is null or starts_with(text, chr(65279))
+                then 'is not plain UTF-8 text; save it as UTF-8 without a byte-order mark.'
+            when found = expected then null
+            when len(found) = 1
+                then 'has no comma in its header, expected ' || len(expected)
+                    || ' columns with commas between them (another delimiter?).'
+            when len(missing) > 0 and len(unknown) > 0
+                then 'has column ' || array_to_string(unknown, ', ') || ' where '
+                    || array_to_string(missing, ', ') || ' was expected (renamed?).'
+            when len(missing) > 0 then 'lacks column ' || array_to_string(missing, ', ') || '.'
+            when len(unknown) > 0
+                then 'has unknown column ' || array_to_string(unknown, ', ')
+                    || '; declare it in models/staging/_sources.yml, or drop it.'
+            else 'has its columns in another order, expected '
+                || array_to_string(expected, ',') || '.'
+        end
+    from compared
+);
+
 create or replace macro file_lines(pattern) as table
     with texts as (
         select
@@ -50,80 +86,42 @@ create or replace macro raw_lines(pattern) as table
 {% endmacro %}
 
 
-{#- on-run-start: refuses files whose shape is wrong before any table is touched. One line a
-    fault, all faults in one run. What is wrong with single rows is staging's business. -#}
+{#- on-run-start: makes the functions above, and says what a plain `dbt run` will miss. -#}
 {% macro prepare_sources() %}
-{% if execute and flags.WHICH in ('build', 'run', 'test', 'retry', 'snapshot', 'show') %}
+{% if execute and flags.WHICH in ('build', 'run', 'test', 'retry', 'show') %}
     {% do run_query(create_raw_lines()) %}
-    {% set faults = [] %}
-    {% for node in graph.sources.values() if node.source_name == 'raw' %}
-        {% do faults.extend(source_faults(node)) %}
-    {% endfor %}
     {% for seed in graph.nodes.values() if seed.resource_type == 'seed' and flags.WHICH != 'build' %}
         {% if load_relation(api.Relation.create(
             database=seed.database, schema=seed.schema, identifier=seed.alias)) is none %}
-            {% do faults.append(
-                'seed table ' ~ seed.name ~ ' is missing: run `dbt seed` first (or `dbt build`).') %}
+            {% do log('The seed table ' ~ seed.name ~ ' is missing: run `dbt seed` first, or '
+                ~ '`dbt build`, which does it all.', info=true) %}
         {% endif %}
     {% endfor %}
-    {% if faults %}
-        {% do exceptions.raise_compiler_error(
-            'the raw data cannot be read; nothing was changed.\n  ' ~ faults | join('\n  ')) %}
-    {% endif %}
 {% endif %}
 select 1
 {% endmacro %}
 
 
-{% macro source_faults(node) %}
-    {% set pattern = var('raw_path') ~ '/' ~ node.identifier ~ '/*.csv' %}
-    {% set expected = node.columns.keys() | list %}
-    {% set faults = [] %}
-    {% set rows = run_query(
-        "with texts as (
-            select filename, size, try(decode(content)) as text from read_blob('" ~ pattern ~ "')
-        )
-        select
-            filename,
+{#- One row per file of a source, with what is wrong with the file's shape; NULL: nothing. What
+    is wrong with single rows is `parse_records`' business. -#}
+{% macro checked_files(source_name, table_name) %}
+{%- set pattern = var('raw_path') ~ '/' ~ table_name ~ '/*.csv' -%}
+{%- if execute and run_query("select count(*) from glob('" ~ pattern ~ "')").rows[0][0] == 0 -%}
+    select
+        '{{ table_name }}' as source_name,
+        '{{ pattern }}' as file_path,
+        0 as size_bytes,
+        'matches no file; run `python -m landing` first.' as fault
+{%- else -%}
+    select
+        '{{ table_name }}' as source_name,
+        filename as file_path,
+        size as size_bytes,
+        header_fault(
             size,
-            text is null as is_undecodable,
-            string_split(replace(text, chr(13), ''), chr(10))[1] as header
-        from texts
-        where header is distinct from '" ~ expected | join(',') ~ "'
-        order by filename"
-    ).rows if raw_file_count(pattern) else none %}
-    {% if rows is none %}
-        {% do faults.append('no file matches ' ~ pattern ~ ': run `python -m landing` first.') %}
-    {% endif %}
-    {% for file, size, is_undecodable, header in rows or [] %}
-        {% set found = (header or '').split(',') %}
-        {% set missing = expected | reject('in', found) | list %}
-        {% set unknown = found | reject('in', expected) | list %}
-        {% if size == 0 %}
-            {% set fault = 'is empty; expected a header line with ' ~ expected | length ~ ' columns.' %}
-        {% elif is_undecodable or header.startswith('\ufeff') %}
-            {% set fault = 'is not plain UTF-8 text; save it as UTF-8 without a byte-order mark.' %}
-        {% elif found | length == 1 and expected | length > 1 %}
-            {% set fault = 'has no comma in its header; expected comma-separated columns '
-                ~ 'starting with "' ~ expected[:3] | join(',') ~ '" (wrong delimiter?).' %}
-        {% elif missing and unknown %}
-            {% set fault = 'has column ' ~ unknown | join(', ') ~ ' where '
-                ~ missing | join(', ') ~ ' was expected (renamed?).' %}
-        {% elif missing %}
-            {% set fault = 'lacks column ' ~ missing | join(', ') ~ '.' %}
-        {% elif unknown %}
-            {% set fault = 'has unknown column ' ~ unknown | join(', ')
-                ~ '; declare it in models/staging/_sources.yml or drop it.' %}
-        {% else %}
-            {% set fault = 'has its columns in another order; expected '
-                ~ expected | join(',') ~ '.' %}
-        {% endif %}
-        {% do faults.append(file ~ ' ' ~ fault) %}
-    {% endfor %}
-    {{ return(faults) }}
-{% endmacro %}
-
-
-{% macro raw_file_count(pattern) %}
-    {{ return(run_query("select count(*) from glob('" ~ pattern ~ "')").rows[0][0]) }}
+            try(decode(content)),
+            ['{{ source_columns(source_name, table_name).keys() | join("', '") }}']
+        ) as fault,
+    from read_blob('{{ pattern }}')
+{%- endif -%}
 {% endmacro %}

@@ -1,0 +1,226 @@
+"""The online store against the offline join, through Feast and a real SQLite file."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource
+from feast.infra.online_stores.helpers import get_online_store_from_config
+from feast.types import Bool, Float64, Int64, String
+from pydantic import ValidationError
+
+from hindcast.online_store import SqliteOnlineStore, SqliteOnlineStoreConfig
+
+HOUR, MICROSECOND = timedelta(hours=1), timedelta(microseconds=1)
+T1 = datetime(2013, 3, 10, 6, 59, 59, 500_000, UTC)  # New York's clocks change at 07:00 UTC
+T2 = T1 + 3 * HOUR
+TTL = 2 * HOUR
+AIRCRAFT = [f"N{number}" for number in range(9)] + ["never seen", None]
+LEGS = [  # tailnum, known_at, delay, is_late, created_at
+    ("N0", T1 - TTL, 1, True, T1),  # known at T1, past its TTL at T2
+    ("N1", T1, 2, False, T1),  # past its TTL at T2
+    ("N2", T2 - TTL, 3, None, T2),  # at the very edge of its TTL
+    ("N3", T2 - TTL - MICROSECOND, 4, True, T2),  # just past it
+    ("N4", T1 - HOUR, 5, True, T1),
+    ("N4", T2, 6, False, T2),  # newer, at the very end
+    ("N5", T2 - HOUR, 7, True, T2 - HOUR),
+    ("N5", T2 - HOUR, 8, False, T2),  # the same instant, created later
+    ("N6", T2 - HOUR, 9, True, T2),
+    ("N6", T2 + MICROSECOND, 10, False, T2),  # not known yet
+    ("N7", T2 + HOUR, 11, False, T2),  # not known yet
+    ("N8", T1 - HOUR, 12, True, T1),
+    ("N8", T2 - HOUR, None, None, T2),  # what is known is a NULL
+    (None, T2 - HOUR, 13, True, T2),
+]
+ROUTES = [  # origin, dest, known_at, flights
+    ("JFK", "LAX", T1 - 50 * 24 * HOUR, 2**53 - 1),  # no TTL: never too old
+    ("JFK", "SFO", T2, 2),
+]
+FEATURES = ["aircraft_last_leg:delay", "aircraft_last_leg:is_late", "route:flights"]
+
+
+@pytest.fixture(params=[True, False], ids=["pull latest", "pull all"])
+def store(tmp_path: Path, request: pytest.FixtureRequest) -> FeatureStore:
+    """A repository with two views, applied and not yet materialized, for both pulls of Feast."""
+    return make_store(tmp_path, pull_latest=request.param)
+
+
+def make_store(root: Path, pull_latest: bool = True) -> FeatureStore:
+    (root / "feature_repo").mkdir()
+    published = root / "data" / "published" / "current"
+    published.mkdir(parents=True)
+    legs = ["tailnum", "known_at", "delay", "is_late", "created_at"]
+    for name, columns, history in (
+        ("aircraft_last_leg", legs, LEGS),
+        ("route", ["origin", "dest", "known_at", "flights"], ROUTES),
+    ):
+        cells = {name: list(cells) for name, cells in zip(columns, zip(*history, strict=True))}
+        pq.write_table(pa.table(cells), published / f"{name}.parquet")
+    (root / "feature_repo" / "feature_store.yaml").write_text(f"""
+project: lab
+provider: local
+registry: ../data/registry.db
+offline_store: {{type: hindcast.offline_store.DuckDBOfflineStore}}
+online_store: {{type: hindcast.online_store.SqliteOnlineStore, path: ../data/online.db}}
+materialization: {{pull_latest_features: {str(pull_latest).lower()}}}
+entity_key_serialization_version: 3
+""")
+    store = FeatureStore(repo_path=str(root / "feature_repo"))
+    keys = {key: Entity(name=key, join_keys=[key]) for key in ("tailnum", "origin", "dest")}
+
+    def view(name: str, by: list[str], ttl: timedelta, created: str, **types: Any) -> FeatureView:
+        return FeatureView(
+            name=name,
+            entities=[keys[key] for key in by],
+            ttl=ttl,
+            schema=[
+                *(Field(name=key, dtype=String) for key in by),
+                *(Field(name=feature, dtype=dtype) for feature, dtype in types.items()),
+            ],
+            source=FileSource(
+                path=f"../data/published/current/{name}.parquet",
+                timestamp_field="known_at",
+                created_timestamp_column=created,
+            ),
+        )
+
+    views = [
+        view("aircraft_last_leg", ["tailnum"], TTL, "created_at", delay=Float64, is_late=Bool),
+        view("route", ["origin", "dest"], timedelta(0), "", flights=Int64),
+    ]
+    service = FeatureService(name="late_arrival", features=views)
+    store.apply([*keys.values(), *views, service])
+    return store
+
+
+ENTITIES = [
+    {"tailnum": tailnum, "origin": origin, "dest": dest}
+    for tailnum in AIRCRAFT
+    for origin, dest in (("JFK", "LAX"), ("JFK", "SFO"), ("LAX", "JFK"), ("JFK", None))
+]
+
+
+def online(store: FeatureStore, features: Any = FEATURES) -> pd.DataFrame:
+    return comparable(store.get_online_features(features, ENTITIES).to_df())
+
+
+def offline(store: FeatureStore, at: datetime, features: Any = FEATURES) -> pd.DataFrame:
+    spine = pd.DataFrame(ENTITIES).assign(event_timestamp=at)
+    return comparable(store.get_historical_features(spine, features).to_df())
+
+
+def comparable(frame: pd.DataFrame) -> pd.DataFrame:
+    columns = ["tailnum", "origin", "dest", "delay", "is_late", "flights"]
+    return frame[columns].astype(object).where(frame[columns].notna(), None)
+
+
+def delay(store: FeatureStore, tailnum: str | None) -> Any:
+    response = store.get_online_features(["aircraft_last_leg:delay"], [{"tailnum": tailnum}])
+    return response.to_dict()["delay"][0]
+
+
+def test_online_equals_offline_at_the_instant_of_materialization(store: FeatureStore) -> None:
+    service = store.get_feature_service("late_arrival")
+    for instant in (T1, T2):
+        store.materialize_incremental(instant)
+        for features in (FEATURES, service):
+            expected = offline(store, instant, features)
+            pd.testing.assert_frame_equal(online(store, features), expected)
+    known = dict(zip(expected["tailnum"], expected["delay"], strict=True))
+    assert known == {
+        **{"N0": None, "N1": None, "N2": 3, "N3": None, "N4": 6, "N5": 8, "N6": 9, "N7": None},
+        **{"N8": None, "never seen": None, None: None},
+    }
+
+
+def test_a_new_process_serves_the_same(store: FeatureStore) -> None:
+    store.materialize_incremental(T2)
+    again = FeatureStore(repo_path=str(store.repo_path))
+    pd.testing.assert_frame_equal(online(again), offline(store, T2))
+
+
+def test_materializing_from_another_process_is_seen(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    store.materialize_incremental(T1)
+    assert delay(store, "N1") == 2
+    FeatureStore(repo_path=str(store.repo_path)).materialize_incremental(T2)
+    assert delay(store, "N1") is None
+
+
+def test_materializing_an_earlier_instant_again_harms_nothing(store: FeatureStore) -> None:
+    store.materialize_incremental(T2)
+    store.materialize_incremental(T1)
+    store.materialize(T1 - HOUR, T1)
+    pd.testing.assert_frame_equal(online(store), offline(store, T2))
+
+
+def test_materializing_twice_changes_nothing(store: FeatureStore) -> None:
+    store.materialize_incremental(T2)
+    store.materialize_incremental(T2)
+    pd.testing.assert_frame_equal(online(store), offline(store, T2))
+
+
+@pytest.fixture
+def process_zone() -> Iterator[Any]:
+    before = os.environ.get("TZ")
+
+    def switch(zone: str | None) -> None:
+        os.environ.pop("TZ", None)
+        if zone:
+            os.environ["TZ"] = zone
+        time.tzset()
+
+    yield switch
+    switch(before)
+
+
+def test_the_time_zone_of_the_process_changes_nothing(tmp_path: Path, process_zone: Any) -> None:
+    store = make_store(tmp_path)
+    process_zone("America/New_York")
+    store.materialize_incremental(T2)
+    in_new_york = online(store)
+    process_zone("Asia/Tokyo")
+    pd.testing.assert_frame_equal(online(store), in_new_york)
+    pd.testing.assert_frame_equal(in_new_york, offline(store, T2))
+
+
+def test_a_view_that_was_only_pushed_to_is_served_at_any_age(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    row = {"tailnum": "N0", "delay": 1.5, "is_late": True, "known_at": T1, "created_at": T1}
+    store.write_to_online_store("aircraft_last_leg", pd.DataFrame([row]))
+    assert delay(store, "N0") == 1.5
+    store.materialize_incremental(T2)
+    assert delay(store, "N0") is None
+
+
+def test_more_keys_than_sqlite_has_parameters_are_read(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    store.materialize_incremental(T2)
+    tails = [f"X{number}" for number in range(40_000)] + ["N4"]
+    response = store.get_online_features(FEATURES[:1], {"tailnum": tails}).to_dict()
+    assert response["delay"] == [None] * 40_000 + [6]
+
+
+def test_nothing_is_stored_for_a_null_key(store: FeatureStore, tmp_path: Path) -> None:
+    store.materialize_incremental(T2)
+    with sqlite3.connect(tmp_path / "data" / "online.db") as connection:
+        (stored,) = connection.execute(
+            "select count(distinct entity_key) from lab_aircraft_last_leg"
+        ).fetchone()
+    assert stored == len({tailnum for tailnum, at, *_ in LEGS if tailnum and at <= T2})
+
+
+def test_the_configuration_is_found_and_refuses_what_the_store_is_not_for() -> None:
+    assert isinstance(get_online_store_from_config(SqliteOnlineStoreConfig()), SqliteOnlineStore)
+    with pytest.raises(ValidationError):
+        SqliteOnlineStoreConfig(vector_enabled=True)

@@ -1,0 +1,154 @@
+"""A bad raw file stops the build with one clear line; a bad row goes to quarantine with a reason.
+
+Either way nothing that readers use has changed: the snapshot that was published before stays,
+or a new one is published without the bad rows.
+"""
+
+import shutil
+
+import duckdb
+import pytest
+
+FLIGHTS = "flights/flights_2013-01-02.csv"
+
+
+@pytest.fixture
+def raw(project):
+    """The raw files, to spoil: put back as they were afterwards."""
+    kept = project.raw.with_name("raw.kept")
+    shutil.copytree(project.raw, kept)
+    yield project.raw
+    shutil.rmtree(project.raw)
+    kept.rename(project.raw)
+
+
+def wrong_delimiter(file):
+    file.write_text(file.read_text().replace(",", ";"))
+
+
+def missing_column(file):
+    lines = [line.split(",") for line in file.read_text().splitlines()]
+    file.write_text("".join(",".join(line[:6] + line[7:]) + "\n" for line in lines))
+
+
+def renamed_column(file):
+    file.write_text(file.read_text().replace("arr_delay", "arrival_delay", 1))
+
+
+def reordered_columns(file):
+    file.write_text(file.read_text().replace("year,month", "month,year", 1))
+
+
+def empty(file):
+    file.write_text("")
+
+
+def other_encoding(file):
+    file.write_bytes(file.read_text().encode("utf-16"))
+
+
+def one_latin_1_letter(file):
+    file.write_bytes(file.read_bytes() + "2013,1,2,NA,Montréal\n".encode("latin-1"))
+
+
+FILE_FAULTS = [
+    (wrong_delimiter, "has no comma in its header"),
+    (missing_column, "lacks column arr_time."),
+    (renamed_column, "has column arrival_delay where arr_delay was expected (renamed?)."),
+    (reordered_columns, "has its columns in another order"),
+    (empty, "is empty; expected a header line with 21 columns."),
+    (other_encoding, "is not plain UTF-8 text"),
+    (one_latin_1_letter, "is not plain UTF-8 text"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "said"), FILE_FAULTS, ids=lambda x: getattr(x, "__name__", ""))
+def test_a_file_of_the_wrong_shape_stops_the_build(project, raw, spoil, said):
+    before = project.snapshot_id()
+    spoil(raw / FLIGHTS)
+    done = project.run("dbt build")
+    assert done.returncode == 1
+    named = [line for line in done.stdout.splitlines() if FLIGHTS in line and said in line]
+    assert len(set(named)) >= 1, done.stdout[-3000:]
+    assert "Traceback" not in done.stdout
+    assert project.snapshot_id() == before
+
+
+def test_no_raw_files_names_the_command_that_makes_them(project, raw):
+    for file in (raw / "weather").iterdir():
+        file.unlink()
+    done = project.run("dbt build")
+    assert done.returncode == 1
+    assert "run `python -m landing` first" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def quarantine(project):
+    """What quarantine holds after a build over rows spoiled in five ways, and the files' lines."""
+    kept = project.raw.with_name("raw.kept")
+    shutil.copytree(project.raw, kept)
+    try:
+        file = project.raw / FLIGHTS
+        lines = file.read_text().splitlines()
+        header = lines[0].split(",")
+
+        def change(number: int, column: str, text: str) -> None:
+            fields = lines[number - 1].split(",")
+            fields[header.index(column)] = text
+            lines[number - 1] = ",".join(fields)
+
+        change(11, "distance", "far")
+        change(12, "sched_dep_time", "1275")
+        change(13, "day", "32")
+        change(14, "record", "landed")
+        change(15, "carrier", "NA")
+        lines[15] = lines[15][: len(lines[15]) // 2]  # a line cut off in the middle
+        lines[-1] = lines[-1][:-25]  # and a file cut off in its last line
+        file.write_text("\n".join(lines))
+        weather = project.raw / "weather" / "weather_2013-01-02.csv"
+        shutil.copy(weather, weather.with_name("weather_2013-01-02_again.csv"))
+        project.must("dbt build")
+        with duckdb.connect(project.root / "data" / "warehouse.duckdb", read_only=True) as con:
+            frame = con.sql("select * from staging.quarantine").df()
+        yield frame.assign(file=frame["file_path"].str.split("/").str[-1]), len(lines)
+    finally:
+        shutil.rmtree(project.raw)
+        kept.rename(project.raw)
+        project.must("dbt build")
+
+
+@pytest.mark.parametrize(
+    ("line", "column", "reason"),
+    [
+        (11, "distance", 'found "far", expected a whole number'),
+        (12, "sched_dep_time", 'found "1275", expected a clock time hhmm from 0 to 2400'),
+        (13, "day", "found 32, expected at most 31"),
+        (14, "record", 'found "landed", expected one of scheduled, assigned'),
+        (15, "carrier", "is missing, and must not be"),
+        (16, None, "fields, expected 21 (line cut off?)"),
+    ],
+)
+def test_a_bad_row_is_quarantined_with_file_line_column_and_reason(
+    quarantine, line, column, reason
+):
+    frame, _ = quarantine
+    row = frame[(frame["file"] == "flights_2013-01-02.csv") & (frame["line_number"] == line)]
+    assert len(row) == 1
+    assert reason in row["reason"].item()
+    found = row["column_name"].item()
+    assert (found if isinstance(found, str) else None) == column
+
+
+def test_a_file_cut_off_in_its_last_line_loses_only_that_line(quarantine):
+    frame, last = quarantine
+    row = frame[(frame["file"] == "flights_2013-01-02.csv") & (frame["line_number"] == last)]
+    assert "line cut off?" in row["reason"].item() or row["column_name"].item() == "_loaded_at"
+    assert (frame["file"] == "flights_2013-01-02.csv").sum() == 7
+
+
+def test_a_file_delivered_twice_counts_once(quarantine):
+    frame, _ = quarantine
+    again = frame[frame["file"] == "weather_2013-01-02_again.csv"]
+    assert len(again) > 60
+    assert again["reason"].str.contains("repeats the record of").all()
+    assert again["reason"].str.contains("weather_2013-01-02.csv:").all()

@@ -1,0 +1,88 @@
+"""The ordinary commands do what a user of dbt and Feast expects, again and in any order."""
+
+import json
+import sqlite3
+
+import duckdb
+
+UNTIL = "2013-01-04T00:00:00Z"
+
+
+def test_online_equals_offline_for_a_thousand_rows(project):
+    outcome = json.loads(project.must(f"hindcast parity --at {UNTIL} --rows 1000 --json"))
+    assert outcome["rows"] == 1000
+    assert outcome["mismatches"] == 0
+    # an answer of NULLs alone would prove nothing
+    assert outcome["nulls"] < outcome["values"] / 2
+
+
+def test_parity_fails_when_one_online_value_is_changed(project):
+    online = project.root / "data" / "online.db"
+    kept = online.read_bytes()
+    try:
+        with sqlite3.connect(online) as con:
+            con.execute(
+                "update hindcast_flights_airport_state set value = (select value from "
+                "hindcast_flights_airport_state where feature_name = 'origin_departures_24h' "
+                "order by value limit 1) where feature_name = 'origin_departures_1h'"
+            )
+        done = project.run(f"hindcast parity --at {UNTIL} --rows 50")
+        assert done.returncode == 1
+        assert "origin_departures_1h" in done.stdout
+    finally:
+        online.write_bytes(kept)
+
+
+def test_feast_apply_a_second_time_changes_nothing(project):
+    assert "No changes" in project.must("feast -c feature_repo apply")
+
+
+def test_materializing_again_changes_nothing(project):
+    project.must(f"feast -c feature_repo materialize-incremental {UNTIL}")
+    outcome = json.loads(project.must(f"hindcast parity --at {UNTIL} --rows 200 --json"))
+    assert outcome["mismatches"] == 0
+
+
+def test_parity_at_another_instant_names_the_command_to_run_first(project):
+    done = project.run("hindcast parity --at 2013-01-03T00:00:00Z")
+    assert done.returncode == 1
+    assert "materialize-incremental 2013-01-03T00:00:00+00:00" in done.stderr
+
+
+def test_an_instant_without_a_zone_is_a_wrong_call(project):
+    assert project.run("hindcast parity --at 2013-01-03T00:00:00").returncode == 2
+
+
+def test_a_run_of_some_models_publishes_nothing(project):
+    before = project.snapshot_id()
+    said = project.must("dbt run --select origin_weather")
+    assert "Nothing published: this run built 1 of 10" in said
+    assert project.snapshot_id() == before
+
+
+def test_dbt_run_publishes_one_new_snapshot_while_a_reader_holds_the_old_one(project):
+    before = project.snapshot_id()
+    published = project.root / "data" / "published"
+    old = (published / "current").resolve()
+    count = f"select count(*) from read_parquet('{old}/flight_spine.parquet')"
+    reader = duckdb.connect()
+    (rows,) = reader.sql(count).fetchone()
+    project.must("dbt run")
+    assert project.snapshot_id() != before
+    assert reader.sql(count).fetchone() == (rows,)
+    assert {file.stem for file in (published / "current").glob("*.parquet")} == {
+        file.stem for file in old.glob("*.parquet")
+    }
+
+
+def test_a_failed_test_publishes_nothing(project):
+    before = project.snapshot_id()
+    broken = project.root / "tests" / "data" / "always_fails.sql"
+    broken.write_text("select * from {{ ref('int_airports') }}\n")
+    try:
+        done = project.run("dbt build --select +origin_weather always_fails")
+        assert done.returncode == 1
+        assert "Nothing published" in done.stdout
+        assert project.snapshot_id() == before
+    finally:
+        broken.unlink()
