@@ -11,6 +11,7 @@ What differs from Feast's own store:
   So a store materialized up to a moment of 2013 serves that moment. A view that was only
   pushed to has no T: its values are served at any age.
 - **A NULL key has no values**, online as offline: such rows are neither stored nor found.
+  Feast's store answers a NULL key with a TypeError.
 - **Times are stored in UTC to the microsecond** (as seconds since 1970). Feast's store cuts
   them to seconds and reads them in the time zone of the process.
 - **An older value never replaces a newer one**, in whatever order ranges are materialized;
@@ -25,6 +26,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+from feast import utils
 from feast.feature_view import FeatureView
 from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.online_stores.helpers import compute_table_id, extract_text_and_num
@@ -38,6 +40,8 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
 from pydantic import StrictStr
+
+from hindcast.errors import RetrievalError
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 KEYS_PER_QUERY = 10_000  # SQLite takes at most 32,766 parameters
@@ -53,7 +57,6 @@ class SqliteOnlineStoreConfig(FeastSqliteOnlineStoreConfig):  # type: ignore[mis
     """The `online_store:` section of `feature_store.yaml`."""
 
     type: StrictStr = "hindcast.online_store.SqliteOnlineStore"
-    vector_enabled: Literal[False] = False
     enable_openai_compatible_store: Literal[False] = False
 
 
@@ -84,6 +87,42 @@ class SqliteOnlineStore(FeastSqliteOnlineStore):  # type: ignore[misc]
             )
         finally:
             _registry_of_request.reset(token)
+
+    def _read_features_per_fv(
+        self,
+        config: RepoConfig,
+        grouped_refs: list[tuple[FeatureView, list[str]]],
+        join_key_values: dict[str, list[Value]],
+        entity_name_to_join_key_map: dict[str, str],
+        online_features_response: Any,
+        full_feature_names: bool,
+        include_feature_view_version_metadata: bool,
+    ) -> None:
+        """Feast's loop over the views, for keys that may be NULL."""
+        for view, features in grouped_refs:
+            by_key = utils._get_table_entity_values(
+                view, entity_name_to_join_key_map, join_key_values
+            )
+            missing = set(view.join_keys) - set(by_key)
+            if missing:
+                raise RetrievalError(
+                    f"feature view {view.name} needs {', '.join(sorted(missing))} of each entity. "
+                    f"The request has {', '.join(join_key_values)}."
+                )
+            entities = [
+                dict(zip(by_key, row, strict=True)) for row in zip(*by_key.values(), strict=True)
+            ]
+            keys = utils._get_entity_key_protos(entities)
+            utils._populate_response_from_feature_data(
+                features,
+                self.online_read(config, view, keys, features),
+                [[place] for place in range(len(keys))],
+                online_features_response,
+                full_feature_names,
+                view,
+                len(keys),
+                include_feature_view_version_metadata,
+            )
 
     def online_read(
         self,

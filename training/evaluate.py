@@ -232,6 +232,13 @@ def slices(
     return found
 
 
+def months_of(instants: pd.Series, zone: str) -> np.ndarray:
+    """The local month of each instant, as `2013-11`."""
+    local = instants.dt.tz_convert(zone).dt.tz_localize(None)
+    months: np.ndarray = local.to_numpy().astype("datetime64[M]").astype(str)
+    return months
+
+
 def slice_groups(frame: pd.DataFrame, zone: str) -> dict[str, pd.Series]:
     """How the flights are sliced: origin, carrier, distance, hour and month of departure."""
     local = frame["sched_dep_at"].dt.tz_convert(zone)
@@ -245,8 +252,8 @@ def slice_groups(frame: pd.DataFrame, zone: str) -> dict[str, pd.Series]:
         "Origin": frame["origin"],
         "Carrier": frame["carrier"],
         "Distance": bands,
-        "Hour of departure": local.dt.strftime("%H:00"),
-        "Month": local.dt.strftime("%Y-%m"),
+        "Hour of departure": local.dt.hour.map("{:02d}:00".format),
+        "Month": pd.Series(months_of(frame["sched_dep_at"], zone), index=frame.index),
     }
 
 
@@ -385,7 +392,7 @@ def evaluate(
     settings: Settings,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Evaluation:
-    """Judge predictors on the test days; `predictions` hold P(late) for every row of the data.
+    """Judge predictors on the test days; `predictions` hold P(late) by row of the data.
 
     `predict` is the model itself, for the importances.
     """
@@ -451,8 +458,7 @@ def auc_by_month(
 ) -> dict[str, dict[str, Estimate]]:
     """ROC AUC of each predictor in each month that the trees were not fitted on."""
     rows = np.sort(np.concatenate([data.rows("tune"), data.rows("test")]))
-    local = data.frame["predict_at"].iloc[rows].dt.tz_convert(settings.zone)
-    months = local.dt.strftime("%Y-%m").to_numpy()
+    months = months_of(data.frame["predict_at"].iloc[rows], settings.zone)
     found: dict[str, dict[str, Estimate]] = {}
     for month in np.unique(months):
         here = rows[months == month]

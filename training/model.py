@@ -108,25 +108,28 @@ def choose(
     columns: Sequence[Column],
     settings: Settings,
     tell: Callable[[str], None] = lambda text: None,
-) -> Choice:
-    """Leaves and rounds with the lowest log loss on the tuning days.
+) -> tuple[Pipeline, Choice]:
+    """The fitted pipeline with the leaves and rounds of lowest log loss on the tuning days.
 
-    Each number of leaves is fitted once with the most rounds; since each round only adds a
-    tree, the model after fewer rounds is a part of it.
+    Each number of leaves is fitted once, with the most rounds: a round only adds a tree, so the
+    model after fewer rounds is its first trees, and is had by cutting off the rest.
     """
-    best: Choice | None = None
+    best: tuple[Pipeline, Choice] | None = None
     for leaves in settings.leaves:
+        tell(f"up to {settings.max_rounds} rounds of {leaves} leaves")
         pipeline = trees(columns, settings, leaves, settings.max_rounds).fit(*fit)
         encoded = pipeline["encode"].transform(tune[0])
         for done, p in enumerate(pipeline["boost"].staged_predict_proba(encoded), start=1):
             if done % settings.round_step:
                 continue
             found = Choice(leaves, done, float(log_loss(tune[1], p[:, 1])))
-            if best is None or found.log_loss < best.log_loss:
-                best = found
-        tell(f"best so far {best}")
+            if best is None or found.log_loss < best[1].log_loss:
+                best = pipeline, found
     assert best is not None  # round_step is at most max_rounds
-    return best
+    pipeline, choice = best
+    boost = pipeline["boost"].set_params(max_iter=choice.rounds)
+    boost._predictors = boost._predictors[: choice.rounds]  # scikit-learn has no public way
+    return pipeline, choice
 
 
 def calibrated(pipeline: Pipeline, tune: tuple[pd.DataFrame, np.ndarray]) -> Any:
@@ -139,17 +142,20 @@ def train(
     columns: Sequence[Column],
     settings: Settings,
     tell: Callable[[str], None] = lambda text: None,
+    calibrate: bool = True,
 ) -> tuple[Any, Choice]:
-    """Choose, fit and calibrate a model of these columns; the test days are not looked at."""
+    """Fit a model of these columns and choose its rounds; the test days are not looked at.
+
+    Calibrated unless told otherwise: a weak model learns little from Platt's scaling but the
+    late share of the tuning days, which is not that of the winter.
+    """
     inputs = design(data.frame, columns)
     fit, tune = (
         (inputs.iloc[rows], data.late[rows]) for rows in (data.rows("fit"), data.rows("tune"))
     )
     with threadpool_limits(settings.threads):
-        choice = choose(fit, tune, columns, settings, tell)
-        tell(f"fitting {choice.rounds} rounds of {choice.leaves} leaves")
-        pipeline = trees(columns, settings, choice.leaves, choice.rounds).fit(*fit)
-        return calibrated(pipeline, tune), choice
+        pipeline, choice = choose(fit, tune, columns, settings, tell)
+        return (calibrated(pipeline, tune) if calibrate else pipeline), choice
 
 
 @dataclass(frozen=True)

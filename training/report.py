@@ -307,13 +307,13 @@ def summary(console: Console, run: Path, seconds: float) -> None:
     table.add_column("")
     for metric, title in METRICS.items():
         table.add_column(
-            f"{title} {'↑' if metric in HIGHER_IS_BETTER else '↓'}", justify="right", no_wrap=True
+            f"{title} {'↑' if metric in HIGHER_IS_BETTER else '↓'}", justify="right"
         )
     for name, figures in metrics["metrics"].items():
         cells = []
         for metric in METRICS:
             e = figures[metric]
-            cells.append(f"{e['value']:.3f} [dim]{e['low']:.3f}-{e['high']:.3f}[/dim]")
+            cells.append(f"{e['value']:.4f}\n[dim]{e['low']:.3f}–{e['high']:.3f}[/dim]")
         table.add_row(name, *cells, style="bold" if name == "model" else None)
     console.print(table)
     decision = metrics["decisions"]["model"]

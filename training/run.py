@@ -42,7 +42,7 @@ MODEL, SCHEDULE, LOOKUP, BASE = "model", "schedule only", "carrier x hour", "bas
 
 @dataclass(frozen=True)
 class Trained:
-    """The model, what was chosen for it, and everybody's P(late) for every row of the data."""
+    """The model, what was chosen for it, and everybody's P(late): NaN on the fitting days."""
 
     scoring: model.ScoringModel
     choices: dict[str, model.Choice]
@@ -90,7 +90,7 @@ def learn(data: dataset.Dataset, settings: Settings) -> Trained:
     with step("Trained the baselines") as tell:
         views = ("keys", settings.timetable_view)
         columns = tuple(column for column in data.columns if column.view in views)
-        estimator, schedule_choice = model.train(data, columns, settings, tell)
+        estimator, schedule_choice = model.train(data, columns, settings, tell, calibrate=False)
         schedule = model.ScoringModel(estimator, columns, np.nan, {})
         fit = data.rows("fit")
         local = data.frame["sched_dep_at"].dt.tz_convert(settings.zone)
@@ -98,13 +98,18 @@ def learn(data: dataset.Dataset, settings: Settings) -> Trained:
         table = model.LookupTable.fit(keys.iloc[fit], data.late[fit], settings.lookup_prior)
         tell(f"{SCHEDULE}, {LOOKUP}, {BASE}")
 
-    with step("Scored every flight"):
-        predictions = {
-            MODEL: scoring.predict_proba(data.frame),
-            SCHEDULE: schedule.predict_proba(data.frame),
-            LOOKUP: table.predict(keys),
-            BASE: np.full(len(data.frame), table.base),
+    with step("Scored the flights of the tuning and the test days"):
+        later = np.flatnonzero(data.part != "fit")
+        frame = data.frame.iloc[later]
+        scored = {
+            MODEL: scoring.predict_proba(frame),
+            SCHEDULE: schedule.predict_proba(frame),
+            LOOKUP: table.predict(keys.iloc[later]),
+            BASE: np.full(len(later), table.base),
         }
+    predictions = {name: np.full(len(data.frame), np.nan) for name in scored}
+    for name, p in scored.items():
+        predictions[name][later] = p
     return Trained(scoring, {MODEL: choice, SCHEDULE: schedule_choice}, predictions)
 
 

@@ -19,6 +19,7 @@ from feast.infra.online_stores.helpers import get_online_store_from_config
 from feast.types import Bool, Float64, Int64, String
 from pydantic import ValidationError
 
+from hindcast.errors import RetrievalError
 from hindcast.online_store import SqliteOnlineStore, SqliteOnlineStoreConfig
 
 HOUR, MICROSECOND = timedelta(hours=1), timedelta(microseconds=1)
@@ -64,8 +65,8 @@ def make_store(root: Path, pull_latest: bool = True) -> FeatureStore:
         ("aircraft_last_leg", legs, LEGS),
         ("route", ["origin", "dest", "known_at", "flights"], ROUTES),
     ):
-        cells = {name: list(cells) for name, cells in zip(columns, zip(*history, strict=True))}
-        pq.write_table(pa.table(cells), published / f"{name}.parquet")
+        cells = [list(cells) for cells in zip(*history, strict=True)]
+        pq.write_table(pa.table(cells, names=columns), published / f"{name}.parquet")
     (root / "feature_repo" / "feature_store.yaml").write_text(f"""
 project: lab
 provider: local
@@ -223,4 +224,10 @@ def test_nothing_is_stored_for_a_null_key(store: FeatureStore, tmp_path: Path) -
 def test_the_configuration_is_found_and_refuses_what_the_store_is_not_for() -> None:
     assert isinstance(get_online_store_from_config(SqliteOnlineStoreConfig()), SqliteOnlineStore)
     with pytest.raises(ValidationError):
-        SqliteOnlineStoreConfig(vector_enabled=True)
+        SqliteOnlineStoreConfig(enable_openai_compatible_store=True)
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    with pytest.raises(RetrievalError, match="route needs dest of each entity"):
+        store.get_online_features(["route:flights"], [{"origin": "JFK"}])
