@@ -305,16 +305,14 @@ def summary(console: Console, run: Path, seconds: float) -> None:
         title_justify="left",
     )
     table.add_column("")
+    for name in metrics["metrics"]:
+        table.add_column(name, justify="right", style="bold" if name == "model" else None)
     for metric, title in METRICS.items():
-        table.add_column(
-            f"{title} {'↑' if metric in HIGHER_IS_BETTER else '↓'}", justify="right"
+        figures = [each[metric] for each in metrics["metrics"].values()]
+        table.add_row(
+            f"{title}\n[dim]{'higher' if metric in HIGHER_IS_BETTER else 'lower'} is better[/dim]",
+            *(f"{e['value']:.4f}\n[dim]{e['low']:.3f}–{e['high']:.3f}[/dim]" for e in figures),
         )
-    for name, figures in metrics["metrics"].items():
-        cells = []
-        for metric in METRICS:
-            e = figures[metric]
-            cells.append(f"{e['value']:.4f}\n[dim]{e['low']:.3f}–{e['high']:.3f}[/dim]")
-        table.add_row(name, *cells, style="bold" if name == "model" else None)
     console.print(table)
     decision = metrics["decisions"]["model"]
     console.print(
