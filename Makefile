@@ -58,7 +58,7 @@ format: $(READY) ## bring Python and SQL into shape
 
 lock: $(READY) ## renew requirements.lock (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-		--no-emit-index-url --no-emit-find-links --extra dev -o requirements.lock pyproject.toml
+		--no-emit-index-url --no-emit-find-links --no-strip-extras --extra dev -o requirements.lock pyproject.toml
 
 clean: ## remove what the commands above made, the virtual environment excepted
 	rm -rf data artifacts target logs

@@ -350,13 +350,15 @@ class _Session:
             raise RetrievalError(f"DuckDB could not run the query: {error}") from error
 
 
-def _describe(connection: duckdb.DuckDBPyConnection, relation: str, failure: str) -> dict[str, str]:
-    """The columns of a relation and their DuckDB types, in order. No row is read."""
+def _describe(
+    connection: duckdb.DuckDBPyConnection, query: str, failure: str
+) -> list[tuple[str, str]]:
+    """The columns of a query and their DuckDB types, in order. No row is read."""
     try:
-        rows = connection.execute(f"describe from {relation}").fetchall()
+        rows = connection.execute(f"describe {query}").fetchall()
     except duckdb.Error as error:
         raise RetrievalError(f"{failure}: {error}") from error
-    return {name: kind for name, kind, *_ in rows}
+    return [(name, kind) for name, kind, *_ in rows]
 
 
 @dataclass(frozen=True)
@@ -430,8 +432,8 @@ class _Source:
                     f"{source.name}: {path} is not there. `dbt build` publishes it."
                 )
         reader = f"read_parquet({_literal(path)}) as source"
-        columns = _describe(connection, reader, f"{source.name}: {path} cannot be read")
-        return cls(source.name, reader, columns)
+        columns = _describe(connection, f"from {reader}", f"{source.name}: {path} cannot be read")
+        return cls(source.name, reader, dict(columns))
 
     def column(self, name: str) -> str:
         """SQL for a column."""
@@ -481,12 +483,14 @@ class _Spine:
             for statement in _published_views(tables):
                 connection.execute(statement)
             known = f"the SQL in entity_df does not run (tables: {', '.join(published) or 'none'})"
-            columns = _describe(connection, f"(\n{sql}\n)", known)
+            described = _describe(connection, f"(\n{sql}\n)", known)
+            _refuse_duplicates((name for name, _ in described), "entity_df has")
         else:
             sql, frame, tables = None, _to_arrow(entity_df), {}
             _refuse_duplicates(frame.column_names, "entity_df has")
             connection.register("entity_rows", frame)
-            columns = _describe(connection, "entity_rows", "entity_df cannot be read")
+            described = _describe(connection, "from entity_rows", "entity_df cannot be read")
+        columns = dict(described)
         return cls(columns, _timestamp_column(columns, frame), sql, frame, tables)
 
     def has_no_value(self, column: str) -> bool:

@@ -485,6 +485,13 @@ def test_a_file_that_is_no_parquet_is_named(lab: Lab) -> None:
         joined(lab, view, ("JFK", NOON))
 
 
+def test_a_view_without_a_source_is_named(lab: Lab) -> None:
+    view = departures(lab, ("JFK", NOON, 1))
+    view.batch_source = None
+    with pytest.raises(RetrievalError, match="departures has no source"):
+        joined(lab, view, ("JFK", NOON))
+
+
 def test_a_missing_column_is_named(lab: Lab) -> None:
     view = departures(lab, ("JFK", NOON, 1))
     view.features[0].name = view.projection.features[0].name = "arrivals"

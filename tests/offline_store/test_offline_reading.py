@@ -121,6 +121,12 @@ def test_sql_that_does_not_run_is_refused_with_the_published_tables(
         lab.join("select 1; drop table x", [view])
 
 
+def test_sql_that_names_two_columns_alike_is_refused(lab: Lab, view: FeatureView) -> None:
+    sql = "select *, predict_at as event_timestamp, flight_id as Origin from flight_spine"
+    with pytest.raises(RetrievalError, match="'origin' and 'Origin'"):
+        lab.join(sql, [view])
+
+
 def test_sql_over_nothing_published_says_which_command_publishes(
     lab: Lab, view: FeatureView
 ) -> None:
@@ -164,6 +170,8 @@ def test_a_result_is_persisted_whole_and_never_over_another_by_accident(
     with pytest.raises(SavedDatasetLocationAlreadyExists):
         job.persist(storage)
     job.persist(storage, allow_overwrite=True)
+    with pytest.raises(RetrievalError, match="Expected a SavedDatasetFileStorage"):
+        job.persist(None)
 
 
 def test_limits_are_set_and_change_no_result(lab: Lab, view: FeatureView) -> None:
