@@ -56,6 +56,7 @@ from feast.saved_dataset import SavedDatasetStorage
 from pydantic import StrictInt, StrictStr
 
 from hindcast.errors import MissingInputError, RetrievalError
+from hindcast.snapshot import CURRENT
 
 logger = logging.getLogger(__name__)
 
@@ -303,6 +304,17 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
 # --- what a query reads -------------------------------------------------------------------
 
 
+def query(config: RepoConfig, sql: str) -> pa.Table:
+    """The answer of SQL over the published tables alone, for example rows of the spine.
+
+    Raises MissingInputError if nothing is published, RetrievalError if the SQL does not run.
+    """
+    with _Session.of(config).run() as connection:
+        for statement in _published_views(_Snapshot.of(config).tables()):
+            connection.execute(statement)
+        return connection.execute(sql).to_arrow_table()
+
+
 @dataclass(frozen=True)
 class _Session:
     """How a connection is set up: fresh and in memory, the same each time."""
@@ -380,10 +392,14 @@ class _Snapshot:
         return cls(link, resolved if resolved.is_dir() else None)
 
     def pin(self, path: Path) -> Path:
-        """The same file inside this snapshot, if it lies under the link."""
+        """The same file inside this snapshot, if it lies under the link.
+
+        Where `published` is one snapshot's directory and not the link, what lies under the link
+        beside it is meant: so a store can be opened on an older snapshot.
+        """
         if self.path is not None:
             for parent in path.parents:
-                if parent.name == self.link.name and (
+                if parent.name in (self.link.name, CURRENT) and (
                     os.path.realpath(parent.parent) == str(self.link.parent)
                 ):
                     return self.path / path.relative_to(parent)
