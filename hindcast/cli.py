@@ -96,13 +96,15 @@ def parity(
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
     """Check that the online store serves at T what training would read for T."""
+    config = load_config(project)
+    instant = _instant(at, config)
+
     from feast import FeatureStore
 
     from hindcast import parity as check
 
-    config = load_config(project)
     store = FeatureStore(repo_path=str(project / config.feature_repo))
-    outcome = check.compare(store, config.feature_service, config.spine, _instant(at, config), rows)
+    outcome = check.compare(store, config.feature_service, config.spine, instant, rows)
     check.require_rows(outcome)
     if as_json:
         print(

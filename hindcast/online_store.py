@@ -63,6 +63,13 @@ class SqliteOnlineStoreConfig(FeastSqliteOnlineStoreConfig):  # type: ignore[mis
 class SqliteOnlineStore(FeastSqliteOnlineStore):  # type: ignore[misc]
     """Serves feature values from one SQLite file. See the module for what it promises."""
 
+    def plan(self, config: RepoConfig, desired_registry_proto: Any) -> list[Any]:
+        """Nothing for `feast plan` to list: Feast records the tables of its own store only.
+
+        With another `type`, it would show each of them as about to be created for ever.
+        """
+        return []
+
     def get_online_features(
         self,
         config: RepoConfig,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 
@@ -34,6 +35,18 @@ PUBLISHED = Path("data/published/current")
 FEATURE_REPO = Path("feature_repo")
 
 OnDemand = Mapping[str, OnDemandFeatureView] | Iterable[OnDemandFeatureView]
+
+
+class PublishedSource(FileSource):  # type: ignore[misc]  # Feast is untyped
+    """A published table as Feast's FileSource, without the moment it was made.
+
+    Feast stamps a source when the object is made and compares the stamps, so that every
+    `feast plan` would show every view as updated. The registry keeps the stamps of the views.
+    """
+
+    _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+    created_timestamp = property(lambda self: self._NEVER, lambda self, moment: None)
+    last_updated_timestamp = property(lambda self: self._NEVER, lambda self, moment: None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +174,7 @@ def _entity(spec: EntitySpec) -> Entity:
 
 
 def _source(spec: FeatureViewSpec, published: Path) -> FileSource:
-    return FileSource(
+    return PublishedSource(
         name=f"{spec.name}_source",
         path=(published / f"{spec.name}.parquet").as_posix(),
         file_format=ParquetFormat(),

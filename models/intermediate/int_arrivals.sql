@@ -1,4 +1,4 @@
-with departures as (select * from {{ ref('int_departures') }}),
+with flights as (select * from {{ ref('int_flights') }}),
 
 messages as (select * from {{ ref('stg_flights') }}),
 
@@ -9,15 +9,20 @@ first_told as (
     qualify row_number() over (partition by flight_id order by _loaded_at) = 1
 ),
 
+-- an arrival's record tells of the departure too, whose own record may be missing
 landed as (
     select
-        departures.*,
+        flights.*,
+        first_told.tailnum,
         first_told._loaded_at as told_at,
+        first_told.departure_delay_min,
         first_told.arrival_delay_min,
         first_told.air_time_min,
-        departures.scheduled_arrival_at + to_minutes(first_told.arrival_delay_min) as arrived_at,
+        flights.scheduled_departure_at
+        + to_minutes(first_told.departure_delay_min) as departed_at,
+        flights.scheduled_arrival_at + to_minutes(first_told.arrival_delay_min) as arrived_at,
     from first_told
-    inner join departures on first_told.flight_id = departures.flight_id
+    inner join flights on first_told.flight_id = flights.flight_id
 ),
 
 final as (
@@ -32,16 +37,16 @@ final as (
 
         -- times
         arrived_at as event_at,
-        greatest(told_at, known_at) as known_at,
+        told_at as known_at,
         scheduled_departure_at,
-        event_at as departed_at,
+        departed_at,
 
         -- numbers
         arrival_delay_min,
         departure_delay_min,
         air_time_min,
-        date_diff('minute', event_at, arrived_at) as elapsed_min,
-        date_diff('minute', event_at, arrived_at) - air_time_min as taxi_min,
+        date_diff('minute', departed_at, arrived_at) as elapsed_min,
+        date_diff('minute', departed_at, arrived_at) - air_time_min as taxi_min,
         distance_mi,
 
         -- booleans

@@ -2,28 +2,28 @@ with messages as (select * from {{ ref('stg_flights') }}),
 
 airports as (select * from {{ ref('int_airports') }}),
 
--- a schedule is what was published first; a later message does not rewrite it
-published as (
-    select *
+-- A schedule is what was told first; a later message does not rewrite it. Every message carries
+-- it, so a flight whose `scheduled` message was lost is known from its next one.
+first_told as (
+    select unnest(arg_min(messages, _loaded_at))
     from messages
-    where record_kind = 'scheduled'
-    qualify row_number() over (partition by flight_id order by _loaded_at) = 1
+    group by flight_id
 ),
 
 departing as (
     select
-        published.*,
+        first_told.*,
         destinations.time_zone as dest_time_zone,
         {{
             local_clock_at(
-                'published.scheduled_local_date',
-                'published.scheduled_departure_hhmm',
+                'first_told.scheduled_local_date',
+                'first_told.scheduled_departure_hhmm',
                 'origins.time_zone',
             )
         }} as scheduled_departure_at,
-    from published
-    inner join airports as origins on published.origin = origins.airport
-    inner join airports as destinations on published.dest = destinations.airport
+    from first_told
+    inner join airports as origins on first_told.origin = origins.airport
+    inner join airports as destinations on first_told.dest = destinations.airport
 ),
 
 -- the arrival clock is in the destination's zone and may belong to the day before or after:
