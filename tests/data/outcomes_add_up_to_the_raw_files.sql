@@ -1,8 +1,8 @@
--- Totals tied back to the raw lines: one schedule line per flight of the spine, one arrival line
--- per label, one closing line per flight that was cancelled or diverted.
+-- Totals tied back to the raw lines: every flight told of is in the spine, with one arrival line
+-- per label and one closing line per flight that was cancelled or diverted.
 with told as (
     select
-        count(distinct flight_id) filter (where record_kind = 'scheduled') as flights,
+        count(distinct flight_id) as flights,
         count(distinct flight_id) filter (where record_kind = 'arrived') as completed,
         count(distinct flight_id) filter (where record_kind = 'closed') as not_completed,
     from {{ ref('stg_flights') }}

@@ -18,8 +18,8 @@ expected as (
     left join {{ ref('int_departures') }} as departures
         on
             instants.origin = departures.origin
-            and departures.known_at <= instants.known_at
-            and departures.known_at > instants.known_at - interval 3 hours
+            and instants.known_at >= departures.known_at
+            and instants.known_at - interval 3 hours < departures.known_at
     group by all
 )
 

@@ -54,7 +54,9 @@ ROWS = [ROW, {name: value if name in KNOWN else None for name, value in ROW.item
 
 @pytest.mark.parametrize("rows", [ROWS, ROWS[:1], ROWS[1:]], ids=["both", "full", "nulls"])
 def test_typed_columns_and_python_objects_give_the_same(functions, rows):
-    objects = pd.DataFrame({name: pd.Series([row[name] for row in rows], dtype=object) for name in ROW})
+    objects = pd.DataFrame(
+        {name: pd.Series([row[name] for row in rows], dtype=object) for name in ROW}
+    )
     for function in functions:
         offline = function(typed(rows)).astype("float64")
         online = function(objects).astype("float64")

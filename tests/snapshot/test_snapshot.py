@@ -2,6 +2,7 @@
 
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -55,8 +56,8 @@ def test_a_reader_never_sees_a_mix_or_nothing(tmp_path):
 
     def read():
         while not done.is_set():
-            path = os.path.realpath(tmp_path / "current")
-            seen.append([open(f"{path}/{name}.parquet").read() for name in "ab"])
+            path = Path(os.path.realpath(tmp_path / "current"))
+            seen.append([(path / f"{name}.parquet").read_text() for name in "ab"])
 
     reader = threading.Thread(target=read)
     reader.start()

@@ -1,6 +1,7 @@
 """The window macro, rendered and run in DuckDB, against a count that a reader can check by eye."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import duckdb
@@ -63,6 +64,7 @@ def test_state_equals_a_direct_count_at_every_grid_instant(events):
             "create table events (key varchar, known_at timestamptz, n int, delay int, queue int)"
         )
         if events:
+            con.register("frame", frame)
             con.execute("insert into events select key, known_at, n, delay, queue from frame")
         rows = con.execute(rendered() + " order by key, known_at").fetchall()
 
@@ -78,4 +80,4 @@ def test_state_equals_a_direct_count_at_every_grid_instant(events):
             at += GRID
         # sparse: a row only where something changes
         states = [(0, 0, 0, 0), *(values for _, values in told)]
-        assert all(before != after for before, after in zip(states, states[1:], strict=False))
+        assert all(before != after for before, after in pairwise(states))
