@@ -54,7 +54,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(events=EVENTS)
 def test_state_equals_a_direct_count_at_every_grid_instant(events):
     frame = pd.DataFrame(events, columns=["key", "known_at", "delay", "queue"]).assign(n=1)
