@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 from feast import FeatureService, FeatureStore
+from feast.errors import FeatureServiceNotFoundException
 
 from hindcast.errors import HindcastError, MissingInputError
 from hindcast.offline_store import query
@@ -49,9 +50,16 @@ def compare(store: FeatureStore, service_name: str, spine: str, at: datetime, ro
     The rows are spread over the spine by a hash of their keys, the same for every run.
 
     Raises:
-        MissingInputError: a view was not materialized up to `at`.
+        MissingInputError: the service is not registered, or a view was not materialized up to
+            `at`.
     """
-    service = store.get_feature_service(service_name)
+    try:
+        service = store.get_feature_service(service_name)
+    except FeatureServiceNotFoundException as error:
+        raise MissingInputError(
+            f"Feast knows no feature service {service_name}: run `feast apply` in the feature "
+            "repository first."
+        ) from error
     _refuse_other_instants(store, service, at)
     keys, request = _inputs(store, service)
     columns = ", ".join(f'"{name}"' for name in (*keys, *request))
