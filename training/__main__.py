@@ -1,10 +1,10 @@
 """Train and judge the model of late arrivals.
 
-    python -m training                                              # train, write artifacts/<run>/
-    python -m training --learning-rate 0.02 --max-rounds 1500       # slower and a little better
-    python -m training --reproduce artifacts/latest/manifest.json   # the same run again, bit for bit
-    python -m training.score --at 2013-11-27T15:00                  # upcoming flights, online store
-    python -m training.leaks                                        # what cheating would have shown
+    python -m training                                             # train, write artifacts/<run>/
+    python -m training --leaves 15 --leaves 31 --leaves 63         # choose among more models
+    python -m training --reproduce artifacts/latest/manifest.json  # the same again, bit for bit
+    python -m training.score --at 2013-12-30T15:00Z                # the next hour, online store
+    python -m training.leaks                                       # what cheating would have shown
 
 This file is the command line only; `run` tells the story.
 """
@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
+from training import summary
 from training.console import PLAIN_HELP, console, run
 from training.settings import Settings
 
@@ -53,29 +54,29 @@ def main(
         raise typer.BadParameter(str(fault)) from None
 
     started = time.perf_counter()
-    from training import report  # only now: --help should not wait for scikit-learn
-    from training import run as story
+    from training import run as story  # only now: --help should not wait for scikit-learn
 
     if reproduce:
         raise typer.Exit(0 if story.reproduce(reproduce) else 1)
-    folder = story.train(chosen)
-    report.summary(console, folder, time.perf_counter() - started)
+    summary.show(story.train(chosen))
+    console.print(f"In {time.perf_counter() - started:.0f} s.")
 
 
 def options() -> list[inspect.Parameter]:
     """One command-line option per setting, with its default and its reason."""
     found = []
     for each in fields(Settings):
-        many = isinstance(each.default, tuple)
-        kind: Any = list[type(each.default[0])] if many else each.type  # type: ignore[misc]
+        default: Any = each.default
+        kind: Any = each.type
+        if isinstance(default, tuple):
+            kind, default = list[type(default[0])], list(default)  # type: ignore[misc]
+        help_ = typer.Option(help=each.metadata["why"], rich_help_panel="Settings")
         found.append(
             inspect.Parameter(
                 each.name,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=list(each.default) if many else each.default,
-                annotation=Annotated[
-                    kind, typer.Option(help=each.metadata["why"], rich_help_panel="Settings")
-                ],
+                default=default,
+                annotation=Annotated[kind, help_],
             )
         )
     return found

@@ -30,6 +30,8 @@ def step(title: str) -> Iterator[Callable[[str], None]]:
         said = text
         status.update(f"{title} [dim]{text}[/dim]")
 
+    if not console.is_terminal:  # nothing turns in a log file: say what has begun
+        console.print(f"[dim]… {title}[/dim]")
     with console.status(title) as status:
         yield tell
     seconds = time.perf_counter() - started

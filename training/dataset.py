@@ -122,22 +122,25 @@ def assemble(
         )
     made = set(names) - set(settings.keys)
     frame = table.to_pandas()
-    if frame.empty:
-        raise MissingInputError(
-            f"{settings.spine} has no flight from {settings.fit_from} to {settings.test_until}; "
-            "land these days (`python -m landing`), then run `dbt build`"
-        )
     local = frame["predict_at"].dt.tz_convert(settings.zone).dt.tz_localize(None).dt.normalize()
+    late = frame[LABEL].astype("float64").to_numpy()
+    part = np.select(
+        [local < settings.tune_from, local < settings.test_from], ["fit", "tune"], "test"
+    )
+    for name in ("fit", "tune", "test"):
+        if not (part[~np.isnan(late)] == name).any():
+            raise MissingInputError(
+                f"no labelled flight on the {name} days; land them (`python -m landing`) and run "
+                "`dbt build`, or choose other dates (`python -m training --help`)"
+            )
     return Dataset(
         frame=frame,
         columns=columns,
         snapshot=snapshot,
         spine_hash=content_hash(table, [c for c in table.column_names if c not in made]),
         features_hash=content_hash(table, [c for c in names if c in made]),
-        late=frame[LABEL].astype("float64").to_numpy(),
-        part=np.select(
-            [local < settings.tune_from, local < settings.test_from], ["fit", "tune"], "test"
-        ),
+        late=late,
+        part=part,
         day=(local - local.min()).dt.days.to_numpy(),
     )
 
@@ -186,7 +189,6 @@ def open_store(settings: Settings) -> "FeatureStore":
         MissingInputError: there is no such repository, or no such snapshot any more.
     """
     from feast import FeatureStore
-    from feast.repo_config import load_repo_config
 
     repo = Path(settings.repo)
     if not (repo / "feature_store.yaml").exists():
@@ -194,16 +196,16 @@ def open_store(settings: Settings) -> "FeatureStore":
             f"no feature_store.yaml in {repo.resolve()}; stand in the project's root, "
             "or name the Feast repository with --repo"
         )
-    config = load_repo_config(repo, repo / "feature_store.yaml")
+    store = FeatureStore(repo_path=str(repo))
     if settings.snapshot != "current":
-        published = Path(config.offline_store.published).parent / settings.snapshot
+        published = Path(store.config.offline_store.published).parent / settings.snapshot
         if not (repo / published).is_dir():
             raise MissingInputError(
-                f"snapshot {settings.snapshot} is not in {published.parent}: it was pruned, or "
-                "never was; `--snapshot current` reads the newest one"
+                f"snapshot {settings.snapshot} is not in {(repo / published.parent).resolve()}: it "
+                "was pruned, or never was; `--snapshot current` reads the newest one"
             )
-        config.offline_store.published = str(published)
-    return FeatureStore(config=config)
+        store.config.offline_store.published = str(published)
+    return store
 
 
 def feature_service(store: "FeatureStore", settings: Settings) -> "FeatureService":

@@ -21,7 +21,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import log_loss
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OrdinalEncoder
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from hindcast.errors import HindcastError, MissingInputError
 from training.dataset import Column, Dataset
@@ -69,12 +69,16 @@ def design(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
             f"the model needs {', '.join(missing)}; ask Feast for the feature service that "
             "its manifest.json names"
         )
-    as_needed = {
-        c.name: frame[c.name].astype(object).where(frame[c.name].notna(), np.nan)
-        if c.is_category
-        else frame[c.name].astype("float64")
-        for c in columns
-    }
+    as_needed = {}
+    for c in columns:
+        values = frame[c.name]
+        if c.is_category:
+            text = np.full(len(values), np.nan, dtype=object)  # object even if all are missing
+            there = values.notna().to_numpy()
+            text[there] = values[there]
+            as_needed[c.name] = text
+        else:
+            as_needed[c.name] = values.astype("float64").to_numpy()
     return pd.DataFrame(as_needed, index=frame.index)
 
 

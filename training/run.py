@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hindcast.errors import HindcastError, MissingInputError
+from hindcast.errors import HindcastError
 from training import dataset, evaluate, model, report
 from training.console import console, step
 from training.settings import Settings
@@ -42,75 +42,76 @@ MODEL, SCHEDULE, LOOKUP, BASE = "model", "schedule only", "carrier x hour", "bas
 
 @dataclass(frozen=True)
 class Trained:
-    """The model, what was chosen for it, and everybody's P(late): NaN on the fitting days."""
+    """A model, what was chosen for it, and its P(late) by row: NaN on the fitting days."""
 
     scoring: model.ScoringModel
-    choices: dict[str, model.Choice]
-    predictions: dict[str, np.ndarray]
+    choice: model.Choice
+    p: np.ndarray
 
 
 def train(settings: Settings) -> Path:
     """Train, evaluate and write everything down. Returns the run's folder."""
     data = load(settings)
     trained = learn(data, settings)
-    with step("Evaluated on the untouched test days") as tell:
-        judged = evaluate.evaluate(
-            data, trained.predictions, trained.scoring.predict_proba, settings, tell
-        )
+    predictions = {MODEL: trained.p, **baselines(data, settings)}
+    with step("Evaluation on the untouched test days") as tell:
+        predict = trained.scoring.predict_proba
+        judged = evaluate.evaluate(data, predictions, predict, settings, tell)
         tell(f"{judged.test_flights:,} flights, {judged.test_days} days")
-    threshold = judged.decisions[MODEL].threshold
-    manifest = describe(data, trained, threshold, settings)
-    with step("Wrote the model, the figures and the report") as tell:
-        run = write(data, trained, judged, manifest, settings)
-        tell(str(run))
+    manifest = describe(data, trained, judged.decisions[MODEL].threshold, settings)
+    with step("Model, figures and report written") as tell:
+        run = write(data, trained, predictions, judged, manifest, settings)
+        tell(run.name)
     return run
 
 
 def load(settings: Settings) -> dataset.Dataset:
     """The dataset, with a line on the console."""
-    with step("Asked Feast for the features of every flight as of its prediction time") as tell:
+    with step("Features from Feast, as of each prediction") as tell:
         data = dataset.load(settings)
-        tell(f"{len(data.frame):,} rows, {len(data.columns)} features, snapshot {data.snapshot}")
+        tell(f"{len(data.frame):,} rows x {len(data.columns)}")
     return data
 
 
 def learn(data: dataset.Dataset, settings: Settings) -> Trained:
-    """Fit the model and the baselines. All that is random in a run happens in here."""
-    for part in ("fit", "tune", "test"):
-        if not len(data.rows(part)):
-            raise MissingInputError(
-                f"no labelled flight in the {part} period; land these days "
-                "(`python -m landing`) and run `dbt build`, or choose other dates (--help)"
-            )
-    with step("Trained and calibrated the model") as tell:
+    """Fit, choose and calibrate the model, and score with it. All that a manifest pins down."""
+    with step("Model: trees, then calibration") as tell:
         estimator, choice = model.train(data, data.columns, settings, tell)
         tell(f"{choice.rounds} rounds of {choice.leaves} leaves")
-    scoring = model.ScoringModel(estimator, data.columns, np.nan, {})
+    with step("Scores of the tuning and the test days"):
+        scoring = model.ScoringModel(estimator, data.columns, np.nan, {})
+        return Trained(scoring, choice, on_later_days(data, scoring.predict_proba))
 
-    with step("Trained the baselines") as tell:
+
+def baselines(data: dataset.Dataset, settings: Settings) -> dict[str, np.ndarray]:
+    """P(late) of the three predictors that the model has to beat."""
+    with step("Baselines") as tell:
         views = ("keys", settings.timetable_view)
         columns = tuple(column for column in data.columns if column.view in views)
-        estimator, schedule_choice = model.train(data, columns, settings, tell, calibrate=False)
+        short = settings.but(max_rounds=min(settings.schedule_rounds, settings.max_rounds))
+        estimator, choice = model.train(data, columns, short, tell, calibrate=False)
         schedule = model.ScoringModel(estimator, columns, np.nan, {})
+
         fit = data.rows("fit")
         local = data.frame["sched_dep_at"].dt.tz_convert(settings.zone)
         keys = pd.DataFrame({"carrier": data.frame["carrier"], "hour": local.dt.hour})
         table = model.LookupTable.fit(keys.iloc[fit], data.late[fit], settings.lookup_prior)
-        tell(f"{SCHEDULE}, {LOOKUP}, {BASE}")
-
-    with step("Scored the flights of the tuning and the test days"):
-        later = np.flatnonzero(data.part != "fit")
-        frame = data.frame.iloc[later]
-        scored = {
-            MODEL: scoring.predict_proba(frame),
-            SCHEDULE: schedule.predict_proba(frame),
-            LOOKUP: table.predict(keys.iloc[later]),
-            BASE: np.full(len(later), table.base),
+        tell(f"{SCHEDULE} in {choice.rounds} rounds, {LOOKUP}, {BASE}")
+        return {
+            SCHEDULE: on_later_days(data, schedule.predict_proba),
+            LOOKUP: table.predict(keys),
+            BASE: np.full(len(data.frame), table.base),
         }
-    predictions = {name: np.full(len(data.frame), np.nan) for name in scored}
-    for name, p in scored.items():
-        predictions[name][later] = p
-    return Trained(scoring, {MODEL: choice, SCHEDULE: schedule_choice}, predictions)
+
+
+def on_later_days(
+    data: dataset.Dataset, predict: Callable[[pd.DataFrame], np.ndarray]
+) -> np.ndarray:
+    """P(late) of every flight after the fitting days, labelled or not; NaN before."""
+    later = np.flatnonzero(data.part != "fit")
+    p = np.full(len(data.frame), np.nan)
+    p[later] = predict(data.frame.iloc[later])
+    return p
 
 
 def describe(
@@ -123,11 +124,11 @@ def describe(
         "hashes": {
             "spine": data.spine_hash,
             "features": data.features_hash,
-            "predictions": predictions_hash(data, trained),
+            "predictions": predictions_hash(data, trained.p),
         },
         "feature_service": settings.service,
         "features": [asdict(column) for column in data.columns],
-        "choices": {name: asdict(choice) for name, choice in trained.choices.items()},
+        "choice": asdict(trained.choice),
         "threshold": threshold,
         "settings": settings.as_dict(),
         "seed": settings.seed,
@@ -145,10 +146,9 @@ def describe(
     }
 
 
-def predictions_hash(data: dataset.Dataset, trained: Trained) -> str:
+def predictions_hash(data: dataset.Dataset, p: np.ndarray) -> str:
     """SHA-256 over the P(late) of all test rows, labelled or not: equal only bit for bit."""
-    p = trained.predictions[MODEL][data.rows("test", labelled=False)]
-    return hashlib.sha256(np.ascontiguousarray(p).tobytes()).hexdigest()
+    return hashlib.sha256(p[data.rows("test", labelled=False)].tobytes()).hexdigest()
 
 
 def git_state() -> dict[str, Any]:
@@ -168,14 +168,15 @@ def git_state() -> dict[str, Any]:
 def write(
     data: dataset.Dataset,
     trained: Trained,
+    predictions: Mapping[str, np.ndarray],
     judged: evaluate.Evaluation,
     manifest: dict[str, Any],
     settings: Settings,
 ) -> Path:
     """Write a run's folder under another name, then move it into place and point `latest` at it."""
-    artifacts = Path(settings.artifacts)
-    run = artifacts / manifest["run"]
-    unfinished = artifacts / f".unfinished-{manifest['run']}"
+    artifacts, name = Path(settings.artifacts), str(manifest["run"])
+    run = artifacts / name
+    unfinished = artifacts / f".unfinished-{name}"
     unfinished.mkdir(parents=True)
     try:
         model.save(trained.scoring.estimator, unfinished / model.MODEL)
@@ -186,11 +187,11 @@ def write(
             {
                 "flight_id": data.frame["flight_id"].iloc[test],
                 "predict_at": data.frame["predict_at"].iloc[test],
-                "p": trained.predictions[MODEL][test],
+                "p": trained.p[test],
                 "label": data.frame[dataset.LABEL].iloc[test].astype("boolean"),
             }
         ).to_parquet(unfinished / "predictions.parquet", index=False)
-        report.write(unfinished, data, trained.predictions, judged, manifest)
+        report.write(unfinished, data, predictions, judged, manifest)
         unfinished.rename(run)
     except BaseException:
         shutil.rmtree(unfinished)
@@ -241,7 +242,7 @@ def reproduce(manifest_path: Path) -> bool:
     data = load(settings)
     now = {"spine": data.spine_hash, "features": data.features_hash}
     if all(now[name] == then[name] for name in now):
-        now["predictions"] = predictions_hash(data, learn(data, settings))
+        now["predictions"] = predictions_hash(data, learn(data, settings).p)
     equal = True
     for name, was in then.items():
         if name not in now:

@@ -8,10 +8,11 @@ makes its options from these fields.
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date, datetime, time
 from typing import Any
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 
 def setting(default: Any, why: str) -> Any:
+    """A field with its default and the reason for it, which is also its --help."""
     return field(default=default, metadata={"why": why})
 
 
@@ -32,20 +33,28 @@ class Settings:
     # Time: the past teaches, the future judges
     zone: str = setting("America/New_York", "Whose calendar the dates below and the hours are in.")
     fit_from: str = setting("2013-01-01", "First day the trees are fitted on.")
-    tune_from: str = setting("2013-09-01", "First day kept for choosing rounds, calibration and threshold.")
+    tune_from: str = setting(
+        "2013-09-01", "First day kept for choosing rounds, calibration and threshold."
+    )
     test_from: str = setting("2013-11-01", "First day of the test, untouched by all of the above.")
     test_until: str = setting("2014-01-01", "The day after the last day of the test.")
 
     # The model
-    learning_rate: float = setting(0.06, "Half of it needs twice the rounds and gains almost nothing.")
-    max_rounds: int = setting(360, "Most rounds tried; the number used is the best on the tuning days.")
+    learning_rate: float = setting(
+        0.06, "Half of it needs twice the rounds and gains almost nothing."
+    )
+    max_rounds: int = setting(
+        360, "Most rounds tried; the number used is the best on the tuning days."
+    )
     round_step: int = setting(20, "Rounds are counted in steps of this many while choosing.")
     leaves: tuple[int, ...] = setting(
         (31,), "Leaves per tree; give several to choose among them on the tuning days too."
     )
     min_leaf: int = setting(100, "Fewest flights in a leaf: less would learn single bad days.")
     l2: float = setting(5.0, "Pulls leaf values to zero; late flights come in correlated bunches.")
-    column_share: float = setting(0.3, "Share of the features a split may choose from: varied trees.")
+    column_share: float = setting(
+        0.3, "Share of the features a split may choose from: varied trees."
+    )
     threads: int = setting(2, "Fixed, since sums over another number of threads round differently.")
     seed: int = setting(2013, "Of every random draw; with it a run repeats bit for bit.")
 
@@ -53,6 +62,7 @@ class Settings:
     timetable_view: str = setting(
         "flight_calendar", "With the keys, all that the schedule-only baseline sees."
     )
+    schedule_rounds: int = setting(120, "Most rounds tried for it: it has little to learn.")
     lookup_prior: float = setting(50.0, "Flights at the base rate added to each cell of the table.")
 
     # The evaluation
@@ -85,11 +95,13 @@ class Settings:
                 "flag_cost must be above 0 and below late_benefit, "
                 f"found {self.flag_cost:g} and {self.late_benefit:g}"
             )
-        if not 0 < self.round_step <= self.max_rounds:
+        if not 0 < self.round_step <= min(self.max_rounds, self.schedule_rounds):
             raise ValueError(
-                f"round_step must be from 1 to max_rounds, found {self.round_step} "
-                f"and {self.max_rounds}"
+                f"round_step must be from 1 to max_rounds and schedule_rounds, "
+                f"found {self.round_step}, {self.max_rounds} and {self.schedule_rounds}"
             )
+        if self.zone not in available_timezones():
+            raise ValueError(f"zone must be one like America/New_York, found {self.zone}")
 
     def instant(self, day: str) -> datetime:
         """The first instant of a day of this calendar."""
@@ -102,9 +114,11 @@ class Settings:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Settings":
         """The reverse of `as_dict`."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**fields)
 
     def but(self, **changes: Any) -> "Settings":
         """A copy with other values."""
         return replace(self, **changes)
-

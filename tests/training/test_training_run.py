@@ -1,6 +1,7 @@
 """The whole of it, on a small Feast store: train, report, reproduce, score, leaks, exit codes."""
 
 import json
+import shutil
 import subprocess
 import sys
 from datetime import timedelta
@@ -10,7 +11,7 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import STANDS_AT, Project, publish
+from training_project import STANDS_AT, Project, publish
 
 from hindcast.errors import HindcastError, MissingInputError
 from training import __main__ as training_main
@@ -141,7 +142,7 @@ def test_a_run_that_fails_leaves_no_half_run(
     run_dir: Path, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = sorted(run_dir.parent.iterdir())
-    monkeypatch.setattr("training.report.render", lambda *_: 1 / 0)
+    monkeypatch.setattr("training.report.write", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run.train(project.settings)
     assert sorted(run_dir.parent.iterdir()) == before
@@ -168,6 +169,43 @@ def test_scoring_refuses_an_online_store_that_knows_the_future(run_dir: Path) ->
 def test_scoring_refuses_an_online_store_that_is_behind(run_dir: Path) -> None:
     with pytest.raises(MissingInputError, match="materialize-incremental 2013-12-21T15:00:00Z"):
         score.score(run_dir, STANDS_AT + timedelta(days=1))
+
+
+def test_the_score_command_prints_flights_with_what_became_of_them(
+    run_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run_copy = shutil.copytree(run_dir, tmp_path / "run")
+    assert exit_code(monkeypatch, score, "--run", str(run_copy)) == 0
+    shown = capsys.readouterr().out
+    upcoming = pd.read_csv(run_copy / "upcoming.csv")
+    assert f"of {len(upcoming)} flights flagged" in shown.replace("\n", " ")
+    for _, flight in upcoming.iterrows():
+        assert f"{flight['carrier']} {flight['flight']}" in shown
+
+
+def test_the_summary_shows_every_figure_of_the_run(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(monkeypatch, summary, "--run", str(run_dir)) == 0
+    shown = capsys.readouterr().out
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    for figures in metrics["metrics"].values():
+        for estimate in figures.values():
+            assert f"{estimate['value']:.4f}" in shown
+
+
+@pytest.mark.parametrize(("spoil", "code"), [(False, 0), (True, 1)])
+def test_reproduce_ends_with_exit_code_0_only_if_equal(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: bool, code: int
+) -> None:
+    manifest = json.loads((run_dir / "manifest.json").read_text())
+    manifest["settings"]["learning_rate"] += 0.01 * spoil
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    found = exit_code(monkeypatch, training_main, "--reproduce", str(tmp_path / "manifest.json"))
+    assert found == code
 
 
 def test_each_leak_flatters_and_the_report_gets_its_section(
