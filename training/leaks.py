@@ -21,7 +21,7 @@ app = typer.Typer(add_completion=False, context_settings=PLAIN_HELP)
 
 @app.command()
 def main(
-    rounds: Annotated[int, typer.Option(help="Rounds of each model: few, to be quick.")] = 60,
+    rounds: Annotated[int, typer.Option(help="Rounds of each model: few, to be quick.")] = 40,
     learning_rate: Annotated[float, typer.Option(help="Larger steps, to need few rounds.")] = 0.2,
     weather_view: Annotated[
         str, typer.Option(help="The feature view that is asked as of the wrong time.")

@@ -81,22 +81,22 @@ def score(run_dir: Path, at: datetime | None) -> "tuple[pd.DataFrame, float, str
     service = feature_service(store, settings)
     at = stands_at(store, service, at)
 
-    flights: pd.DataFrame = query(
+    upcoming = query(
         store.config,
         f"select * from {settings.spine} where predict_at >= timestamptz '{at.isoformat()}' "
         f"and predict_at < timestamptz '{(at + timedelta(hours=1)).isoformat()}' "
         "order by predict_at, flight_id",
-    ).to_pandas()
-    if flights.empty:
+    )
+    if upcoming.num_rows == 0:
         raise MissingInputError(
             f"{settings.spine} has no flight to predict in the hour from {at.isoformat()}; "
             "give another --at, or land that day (`python -m landing`) and run `dbt build`"
         )
-    asked = flights[[*KEYS, *REQUEST]].astype(object)
     features = store.get_online_features(
         features=service,
-        entity_rows=asked.where(asked.notna(), None).to_dict(orient="records"),
+        entity_rows=upcoming.select([*KEYS, *REQUEST]).to_pylist(),
     ).to_df()
+    flights: pd.DataFrame = upcoming.to_pandas()
     served = [name for name in features if name not in flights]
     flights["p"] = scoring.predict_proba(flights.join(features[served]))
     flights["flag"] = flights["p"] >= scoring.threshold
