@@ -43,7 +43,9 @@ def _refuses_politely(verb: Callable[..., None]) -> Callable[..., None]:
         try:
             verb(*args, **kwargs)
         except HindcastError as error:
-            Console(stderr=True).print(f"hindcast: {error}", style="red", markup=False)
+            Console(stderr=True).print(
+                f"hindcast: {error}", style="red", markup=False, soft_wrap=True
+            )
             raise typer.Exit(1) from None
 
     return wrapped
@@ -147,6 +149,11 @@ def _show_parity(outcome: Any) -> None:
     )
     if not outcome.mismatches:
         return
+    console.print(
+        "If features were changed and registered after the online store was filled, fill it anew: "
+        "`feast materialize` with a start, not materialize-incremental, which adds new rows only.",
+        soft_wrap=True,
+    )
     table = Table("feature", "row", "online", "offline", title="the first that differ")
     for miss in outcome.mismatches[:10]:
         table.add_row(miss.feature, str(miss.row), repr(miss.online), repr(miss.offline))

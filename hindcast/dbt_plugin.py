@@ -6,6 +6,7 @@ for anything a macro can do in plain SQL.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import duckdb
 from dbt.adapters.duckdb.plugins import BasePlugin
@@ -15,6 +16,10 @@ from hindcast import snapshot
 
 class Plugin(BasePlugin):  # type: ignore[misc]  # dbt ships no types
     """Registers `snapshot_begin` and `snapshot_publish` on dbt's connection."""
+
+    def update_connection_config(self, creds: Any, config: dict[str, Any]) -> None:
+        """Make the warehouse's folder: DuckDB creates the file, not the folder it is in."""
+        Path(creds.path).parent.mkdir(parents=True, exist_ok=True)
 
     def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
         """Make the functions known to DuckDB; both act on the file system when called."""

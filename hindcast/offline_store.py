@@ -588,7 +588,7 @@ class _View:
 
         Integers of every width match each other, and a float that holds a whole number (what
         pandas makes of integers with missing values) matches that integer. Other differences
-        of type are refused: `1` and `'1'` may be the same airport, but we do not guess.
+        of type are refused: `1` and `'1'` may be the same entity, but we do not guess.
         """
         theirs = self.source.require(column)
         ours = spine.columns[spine_key]

@@ -119,7 +119,13 @@ def _refuse_other_instants(store: FeatureStore, service: FeatureService, at: dat
         if projection.name in on_demand:
             continue
         end = store.get_feature_view(projection.name).most_recent_end_time
-        if end is None or end != at:
+        if end is not None and end > at:
+            raise MissingInputError(
+                f"{projection.name} was materialized up to {end.isoformat()}, after "
+                f"{at.isoformat()}, and Feast cannot go back: remove the registry and the online "
+                "store named in feature_store.yaml, then `feast apply` and `feast materialize`."
+            )
+        if end != at:
             found = "never" if end is None else f"up to {end.isoformat()}"
             raise MissingInputError(
                 f"{projection.name} was materialized {found}, not up to {at.isoformat()}: run "

@@ -66,7 +66,8 @@ def publish(staging: Path, description: dict[str, Any], *, keep: int) -> Path:
     os.replace(link, published / CURRENT)
 
     for old in list_snapshots(published)[max(keep, 1) :]:
-        shutil.rmtree(old.path)
+        if old.path != final.resolve():  # the clock may have been set back
+            shutil.rmtree(old.path)
     return final
 
 

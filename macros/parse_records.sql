@@ -96,6 +96,11 @@ from numbered
         case
             when isfinite(try_cast({{ text }} as double)) then try_cast({{ text }} as double)
         end
+    {%- elif column.data_type == 'timestamptz' -%}
+        case
+            when regexp_matches({{ text }}, '(Z|[+-][0-9]{2}(:?[0-9]{2})?)$')
+                then try_cast({{ text }} as timestamptz)
+        end
     {%- else -%} try_cast({{ text }} as {{ column.data_type }})
     {%- endif -%}
 {% endmacro %}

@@ -4,7 +4,7 @@
     only some of them publishes nothing, since the tables would come from different builds; nor
     does one with a failure. -#}
 {% macro publish_snapshot(results) %}
-{% if execute and flags.WHICH in ('build', 'run') %}
+{% if execute and flags.WHICH in ('build', 'run') and not flags.EMPTY %}
     {% set wanted = published_models() %}
     {% set failed = results | selectattr('status', 'in', ['error', 'fail', 'skipped', 'runtime error']) | list %}
     {% set built = results | selectattr('status', 'equalto', 'success') | map(attribute='node.unique_id') | list %}

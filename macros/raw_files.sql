@@ -80,6 +80,7 @@ create or replace macro raw_lines(pattern) as table
         _line_no,
         _line,
         csv_fields(_line) as _fields,
+        -- for dbt's freshness; staging reads and checks the column itself
         try_cast(csv_fields(_line)[-1] as timestamptz) as _loaded_at,
     from file_lines(pattern)
     where _line_no > 1;

@@ -43,5 +43,7 @@ def run(app: typer.Typer) -> None:
     try:
         app()
     except HindcastError as error:
-        Console(stderr=True, highlight=False).print(f"[red]{type(error).__name__}[/red]: {error}")
+        Console(stderr=True).print(
+            f"{type(error).__name__}: {error}", style="red", markup=False, soft_wrap=True
+        )
         sys.exit(1)

@@ -3,7 +3,7 @@
     python -m training.leaks
 
 Prints and draws the honest figure beside the flattering ones. The models take fewer, larger
-steps than those of `python -m training`, so that all of them run in about a minute; the honest
+steps than those of `python -m training`, so that all of them run in two minutes; the honest
 one is fitted the same way, so the comparison is fair. This file is the command line only; the
 mistakes are in `mistakes`.
 """

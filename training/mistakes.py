@@ -34,7 +34,7 @@ DELAY = "departure delay as a feature"
 
 REASONS = {
     HONEST: "only what was known two hours before departure",
-    WEATHER: "joined on the hour; its report came three hours after the prediction",
+    WEATHER: "joined on the hour; its report came two to three hours after the prediction",
     SCHEDULED: "delays of flights due out in the 3 hours before; some had not landed, or not left",
     RANDOM: "flights of the same hour are on both sides",
     SAME_DAY: "mean delay of the day; the evening is in it, and the flight itself",

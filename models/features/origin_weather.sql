@@ -37,7 +37,10 @@ final as (
         visibility_worst_3h_mi as weather_visibility_worst_3h_mi,
         pressure_mb as weather_pressure_mb,
         pressure_change_3h_mb as weather_pressure_change_3h_mb,
-        case when temperature_f <= 32 then precipitation_in else precipitation_in * 0 end
+        case
+            when temperature_f <= 32 then precipitation_in
+            when temperature_f > 32 then precipitation_in * 0
+        end
             as weather_freezing_rain_1h_in,
     from windowed
 )

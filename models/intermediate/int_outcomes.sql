@@ -30,7 +30,11 @@ final as (
         end as outcome,
 
         -- numbers
-        departures.departure_delay_min,
+        coalesce(
+            departures.departure_delay_min,
+            arrivals.departure_delay_min,
+            closures.departure_delay_min
+        ) as departure_delay_min,
         arrivals.arrival_delay_min,
 
         -- booleans

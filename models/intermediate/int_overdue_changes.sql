@@ -4,6 +4,8 @@ with flights as (select * from {{ ref('int_flights') }}),
 
 departures as (select * from {{ ref('int_departures') }}),
 
+arrivals as (select * from {{ ref('int_arrivals') }}),
+
 spells as (
     select
         flights.flight_id,
@@ -14,12 +16,16 @@ spells as (
         greatest(
             flights.known_at, flights.scheduled_departure_at + interval 15 minutes
         ) as enters_at,
-        -- least() skips a NULL: a flight that never left stays for the six hours
+        -- least() skips a NULL: a flight that never left stays for the six hours. One that has
+        -- arrived has left, even if the record of its departure was lost.
         least(
-            departures.known_at, flights.scheduled_departure_at + interval 6 hours
+            departures.known_at,
+            arrivals.known_at,
+            flights.scheduled_departure_at + interval 6 hours
         ) as leaves_at,
     from flights
     left join departures on flights.flight_id = departures.flight_id
+    left join arrivals on flights.flight_id = arrivals.flight_id
 ),
 
 entries as (

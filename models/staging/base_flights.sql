@@ -15,7 +15,7 @@
                 'reason': 'is missing in a record that says the flight has departed',
             },
             {
-                'when': "record = 'arrived' and (arr_time is null or arr_delay is null)",
+                'when': "record = 'arrived' and (arr_time is null or arr_delay is null or air_time is null)",
                 'column': 'arr_time',
                 'reason': 'is missing in a record that says the flight has arrived',
             },

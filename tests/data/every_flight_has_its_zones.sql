@@ -1,7 +1,9 @@
--- Every scheduled flight of the feed is converted: none is lost for want of an airport's zone.
+-- Every flight of the feed is converted to UTC: none is lost, or left without its times, for want
+-- of an airport or its zone.
 select distinct
     messages.flight_id,
     messages.origin,
     messages.dest,
 from {{ ref('stg_flights') }} as messages
-anti join {{ ref('int_flights') }} as flights on messages.flight_id = flights.flight_id
+left join {{ ref('int_flights') }} as flights on messages.flight_id = flights.flight_id
+where flights.scheduled_departure_at is null or flights.scheduled_arrival_at is null

@@ -1,4 +1,5 @@
--- Totals tied back to the raw lines: every flight told of is in the spine, with one arrival line
+-- Totals tied back to the records read (and these to the raw lines by
+-- lines_are_staged_or_quarantined): every flight told of is in the spine, with one arrival line
 -- per label and one closing line per flight that was cancelled or diverted.
 with told as (
     select
