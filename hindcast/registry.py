@@ -49,6 +49,11 @@ class PublishedSource(FileSource):  # type: ignore[misc]  # Feast is untyped
     last_updated_timestamp = property(lambda self: self._NEVER, lambda self, moment: None)
 
 
+# Feast writes the name of a source's class into the registry and reads a plain FileSource back;
+# another name would be one more difference in every plan.
+PublishedSource.__module__, PublishedSource.__name__ = FileSource.__module__, FileSource.__name__
+
+
 @dataclass(frozen=True, slots=True)
 class FeatureRepo:
     """What a dbt project declares, as Feast objects by name."""
