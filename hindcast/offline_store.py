@@ -682,8 +682,10 @@ class _PointInTimeJoin:
         ]
         match.append(f"spine.{p}at >= history.{p}known_at")
         oldest = f"history.{p}event_at >= spine.{p}at - {_interval(view.ttl)}"
-        # DuckDB 1.5 matches a NULL time on the left of an ASOF join of 64 rows or more.
-        timed = f"(from {p}spine where {p}at is not null) as spine"
+        # In an ASOF join of 64 rows or more, DuckDB 1.5 matches a NULL time on the left to
+        # anything, and NULL to NULL in every key but the first.
+        known = [f"{p}at", *(_quote(key) for key, _ in view.keys)]
+        timed = f"(from {p}spine where {' and '.join(f'{name} is not null' for name in known)}) as spine"
         return _select(
             [f"spine.{p}row", *(f"history.{_quote(name)}" for name in view.features)],
             f"{timed}\nasof join {history} as history\n    on {' and '.join(match)}",
@@ -700,7 +702,7 @@ class _PointInTimeJoin:
             f"{source.column(column)} as {_quote(name)}" for name, column in view.features.items()
         ]
         columns.append(f"{event_at} as {p}event_at")
-        wanted = [f"{event_at} <= getvariable('{p}last')"]
+        wanted = [f"{event_at} <= getvariable('{p}last')", *(f"{key} is not null" for key in keys)]
         if view.ttl:
             wanted.append(f"{event_at} >= getvariable('{p}first') - {_interval(view.ttl)}")
         if not (self.filter_by_created_timestamp and view.created):

@@ -215,6 +215,17 @@ def test_null_keys_and_null_times_give_null_features(lab: Lab) -> None:
         assert joined(lab, view, *spine) == [None, None, 1] * times
 
 
+def test_a_null_in_one_of_several_keys_matches_nothing(lab: Lab) -> None:
+    kinds = {"a": pa.int64(), "b": pa.int64(), "known_at": UTC_US, "v": pa.int64()}
+    history = rows(kinds, (1, None, NOON, 1), (None, 1, NOON, 2), (None, None, NOON, 3))
+    view = lab.view("pairs", history, ["a", "b"])
+    keys = {"a": pa.int64(), "b": pa.int64(), "event_timestamp": UTC_US}
+    for times in (1, 100):  # DuckDB joins 64 rows or more in another way
+        spine = rows(keys, *[(1, None, NOON), (None, 1, NOON), (None, None, NOON)] * times)
+        result = lab.join(spine, [view]).to_arrow()
+        assert result["v"].to_pylist() == [None, None, None] * times
+
+
 def test_columns_without_any_value_give_null_features(lab: Lab) -> None:
     view = departures(lab, ("JFK", NOON, 1))
     no_key = pd.DataFrame({"origin": [None, None], "event_timestamp": NOON})
