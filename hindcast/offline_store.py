@@ -684,11 +684,11 @@ class _PointInTimeJoin:
         oldest = f"history.{p}event_at >= spine.{p}at - {_interval(view.ttl)}"
         # In an ASOF join of 64 rows or more, DuckDB 1.5 matches a NULL time on the left to
         # anything, and NULL to NULL in every key but the first.
-        known = [f"{p}at", *(_quote(key) for key, _ in view.keys)]
-        timed = f"(from {p}spine where {' and '.join(f'{name} is not null' for name in known)}) as spine"
+        names = [f"{p}at", *(_quote(key) for key, _ in view.keys)]
+        known = " and ".join(f"{name} is not null" for name in names)
         return _select(
             [f"spine.{p}row", *(f"history.{_quote(name)}" for name in view.features)],
-            f"{timed}\nasof join {history} as history\n    on {' and '.join(match)}",
+            f"(from {p}spine where {known}) as spine\nasof join {history} as history\n    on {' and '.join(match)}",
             [oldest] if view.ttl else [],
         )
 
