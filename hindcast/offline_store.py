@@ -686,9 +686,13 @@ class _PointInTimeJoin:
         # anything, and NULL to NULL in every key but the first.
         names = [f"{p}at", *(_quote(key) for key, _ in view.keys)]
         known = " and ".join(f"{name} is not null" for name in names)
+        joined = (
+            f"(from {p}spine where {known}) as spine\n"
+            f"asof join {history} as history\n    on {' and '.join(match)}"
+        )
         return _select(
             [f"spine.{p}row", *(f"history.{_quote(name)}" for name in view.features)],
-            f"(from {p}spine where {known}) as spine\nasof join {history} as history\n    on {' and '.join(match)}",
+            joined,
             [oldest] if view.ttl else [],
         )
 
