@@ -386,9 +386,30 @@ def test_a_column_of_mixed_types_is_refused_by_name(lab: Lab) -> None:
         lab.join(spine, [departures(lab)])
 
 
-def test_dates_without_a_spine_are_refused(lab: Lab) -> None:
-    with pytest.raises(RetrievalError, match="no entity_df"):
-        lab.join(None, [departures(lab)], start_date=NOON, end_date=NOON)
+def test_dates_without_a_spine_give_each_entity_once_at_the_end(lab: Lab) -> None:
+    day = timedelta(days=1)
+    view = departures(lab, ("JFK", NOON - day, 1), ("JFK", NOON, 2), (None, NOON, 3))
+    other = lab.view(
+        "arrivals",
+        rows(KEYED, ("LGA", NOON - day, 4), ("EWR", NOON + day, 5)).rename_columns(
+            ["origin", "known_at", "arrivals"]
+        ),
+        ["origin"],
+    )
+    job = lab.join(None, [view, other], start_date=NOON - day, end_date=NOON)
+    assert job.to_arrow().to_pylist() == [
+        {"origin": "JFK", "event_timestamp": NOON, "departures": 2, "arrivals": None},
+        {"origin": "LGA", "event_timestamp": NOON, "departures": None, "arrivals": 4},
+    ]
+    assert job.metadata.min_event_timestamp == NOON - day
+    assert job.metadata.max_event_timestamp == NOON
+
+
+def test_dates_are_not_enough_where_no_view_has_every_key(lab: Lab) -> None:
+    kinds = {"dest": pa.string(), "known_at": UTC_US, "v": pa.int64()}
+    other = lab.view("other", rows(kinds, ("LAX", NOON, 1)), ["dest"])
+    with pytest.raises(RetrievalError, match=r"no view has all.*departures: origin; other: dest"):
+        lab.join(None, [departures(lab), other], end_date=NOON)
 
 
 # --- names --------------------------------------------------------------------------------

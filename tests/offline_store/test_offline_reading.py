@@ -18,7 +18,7 @@ from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.infra.offline_stores.offline_utils import get_offline_store_from_config
 from pydantic import ValidationError
 
-from hindcast.errors import HindcastError, MissingInputError, RetrievalError
+from hindcast.errors import MissingInputError, RetrievalError
 from hindcast.offline_store import DuckDBOfflineStore, DuckDBRetrievalJob
 
 NOON = at("2013-07-01T12:00:00")
@@ -327,8 +327,10 @@ def test_feast_itself_retrieves_saves_and_reads_back(tmp_path: Path) -> None:
     for spine in (frame, pa.Table.from_pandas(frame)):
         again = store.get_historical_features(spine, ["departures:departures"])
         assert again.to_df()["departures"].tolist() == [5]
-    with pytest.raises(HindcastError, match="only dates"):
-        store.get_historical_features(features=["departures:departures"], start_date=NOON)
+    of_a_day = store.get_historical_features(
+        features=["departures:departures"], start_date=NOON - HOUR, end_date=NOON
+    )
+    assert of_a_day.to_df()["departures"].tolist() == [5]
     saved = store.create_saved_dataset(
         again, "training", SavedDatasetFileStorage(path="../saved.parquet")
     )

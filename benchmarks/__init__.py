@@ -1,0 +1,1 @@
+"""Every speed that we claim has its command here."""

@@ -1,0 +1,467 @@
+"""The point-in-time join as SQL: which feature row each spine row sees, and the values in it.
+
+A view is joined in two steps. The first finds, for each row of the spine, the event time of the
+feature row it sees; it reads keys and times only. The second reads the features of those rows,
+and decides between rows of equal event time. The first step has two plans with equal answers:
+
+- *slots*: the spine cuts each entity's time into slots, from one prediction to the next. A
+  feature row falls in exactly one slot, only the newest row of a slot can be seen, and an empty
+  slot sees what the slot before it sees. History is read once, hash-joined and never sorted.
+  Best where the spine is small beside the history.
+- *merge*: DuckDB's ASOF JOIN of keys and times alone. It sorts the history. Best where the
+  spine is nearly as large, and where a few entities have nearly all of it.
+
+`docs/concepts/point-in-time.md` explains both. Not for running the SQL: see `offline_store`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from functools import cached_property
+
+import duckdb
+from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
+from feast.repo_config import RepoConfig
+
+from hindcast.errors import RetrievalError
+from hindcast.sources import Session, Snapshot, Source, Spine, published_views
+from hindcast.sql import quote, select
+
+INTEGERS = {
+    f"{sign}{size}INT" for sign in ("", "U") for size in ("TINY", "SMALL", "BIG", "HUGE", "")
+} | {"INTEGER", "UINTEGER"}
+FLOATS = {"FLOAT", "DOUBLE"}
+
+HISTORY_PER_SPINE_ROW = 16
+"""From this many feature rows per spine row on, slots cost less than a merge (measured)."""
+CROWDED = 32
+"""Slots that share a bucket, on average, above which a merge costs less (measured)."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What one feature view adds: the columns to match, to take, and the rows that count."""
+
+    name: str
+    source: Source
+    keys: tuple[tuple[str, str], ...]
+    """(spine column, source column)."""
+    features: dict[str, str]
+    """Output name -> source column."""
+    timestamp: str
+    created: str | None
+    ttl: timedelta
+
+    @classmethod
+    def of(
+        cls,
+        view: FeatureView,
+        feature_refs: Iterable[str],
+        full_feature_names: bool,
+        config: RepoConfig,
+        snapshot: Snapshot,
+        connection: duckdb.DuckDBPyConnection,
+    ) -> View:
+        """Read a feature view's declaration and its source's columns.
+
+        Raises RetrievalError if the source lacks a column that the view declares.
+        """
+        if view.batch_source is None:
+            raise RetrievalError(f"feature view {view.name} has no source to read history from.")
+        source = Source.of(view.batch_source, config, snapshot, connection)
+        in_source = {mapped: raw for raw, mapped in view.batch_source.field_mapping.items()}
+        projection = view.projection
+        prefix = f"{projection.name_to_use()}:"
+        asked = {ref.removeprefix(prefix) for ref in feature_refs if ref.startswith(prefix)}
+        shown = f"{projection.name_alias or view.name}__" if full_feature_names else ""
+        names = [feature.name for feature in view.features if feature.name in asked]
+        keys = [key.name for key in view.entity_columns if key.name != DUMMY_ENTITY_ID]
+        created = view.batch_source.created_timestamp_column
+        declared = cls(
+            name=projection.name_to_use(),
+            source=source,
+            keys=tuple(
+                (projection.join_key_map.get(key, key), in_source.get(key, key)) for key in keys
+            ),
+            features={f"{shown}{name}": in_source.get(name, name) for name in names},
+            timestamp=in_source.get(
+                view.batch_source.timestamp_field, view.batch_source.timestamp_field
+            ),
+            created=in_source.get(created, created) if created else None,
+            ttl=view.ttl or timedelta(0),
+        )
+        for column in [*(column for _, column in declared.keys), *declared.features.values()]:
+            source.require(column)
+        return declared
+
+    def match(self, spine: Spine, spine_key: str, column: str) -> str:
+        """SQL for a key of the spine in the type of this view's key.
+
+        Integers of every width match each other, and a float that holds a whole number (what
+        pandas makes of integers with missing values) matches that integer. Other differences
+        of type are refused: `1` and `'1'` may be the same entity, but we do not guess.
+        """
+        theirs = self.source.require(column)
+        ours = spine.columns[spine_key]
+        key = f"spine.{quote(spine_key)}"
+        if spine.has_no_value(spine_key):
+            return f"try_cast({key} as {theirs})"
+        if ours in FLOATS and theirs in INTEGERS:
+            return f"case when {key} = trunc({key}) then try_cast({key} as {theirs}) end"
+        if _kind(ours) != _kind(theirs):
+            raise RetrievalError(
+                f"{spine_key!r} is {ours} in entity_df, but {column!r} is {theirs} in feature "
+                f"view {self.name} ({self.source.label}). Cast one of them: they must be alike."
+            )
+        return key
+
+
+@dataclass(frozen=True)
+class PointInTimeJoin:
+    """The statements of one point-in-time join.
+
+    `session` prepares temporary tables: the spine with a row number, and for each set of join
+    keys its entities and its prediction times. `query` joins the views to them, in the spine's
+    order. `merged` numbers the views (from 1) that are joined by merge, the others by slots.
+    """
+
+    spine: Spine
+    views: list[View]
+    filter_by_created_timestamp: bool
+    merged: frozenset[int] = field(default_factory=frozenset)
+
+    @cached_property
+    def prefix(self) -> str:
+        """What internal names start with: more underscores than any other name here."""
+        names = [*self.spine.columns, *self.spine.tables]
+        names += [feature for view in self.views for feature in view.features]
+        return "_" * (1 + max(len(name) - len(name.lstrip("_")) for name in names))
+
+    @cached_property
+    def key_sets(self) -> dict[tuple[str, ...], int]:
+        """SQL for the join keys in the spine -> the number of the set; views may share one."""
+        found: dict[tuple[str, ...], int] = {}
+        for view in self.views:
+            found.setdefault(self._keys_of(view), len(found) + 1)
+        return found
+
+    def _keys_of(self, view: View) -> tuple[str, ...]:
+        return tuple(view.match(self.spine, key, column) for key, column in view.keys)
+
+    def _key_set(self, view: View) -> int:
+        return self.key_sets[self._keys_of(view)]
+
+    # --- the tables that are prepared -----------------------------------------------------
+
+    def session(self, base: Session) -> Session:
+        """The connection with spine, entities and times in place."""
+        p, spine = self.prefix, self.spine
+        columns = [f"row_number() over () as {p}row", f"{spine.time()} as {p}at"]
+        frames = {}
+        if spine.sql is not None:
+            columns.append("*")
+            rows = f"(\n{spine.sql}\n)"
+        else:
+            keys = list(dict.fromkeys(key for view in self.views for key, _ in view.keys))
+            frames = {f"{p}entity_rows": spine.narrow(keys)}
+            columns += [quote(key) for key in keys]
+            rows = f"{p}entity_rows"
+        prelude = (
+            *base.prelude,
+            *spine.attached,
+            *published_views(spine.tables),
+            f"create temp table {p}spine as\n{select(columns, rows)}",
+            f"set variable {p}first = (select min({p}at) from {p}spine)",
+            f"set variable {p}last = (select max({p}at) from {p}spine)",
+            *(
+                statement
+                for keys_sql, number in self.key_sets.items()
+                for statement in (self._entities(number, keys_sql), self._times(number, keys_sql))
+            ),
+        )
+        return replace(base, prelude=prelude, frames=frames)
+
+    def _entities(self, number: int, keys: tuple[str, ...]) -> str:
+        """Each entity of the spine, its first and last time, and its buckets.
+
+        An entity's span is cut into about as many buckets as it has rows, each 2^shift
+        microseconds wide. Buckets are numbered through all entities, from `base` on.
+        """
+        p = self.prefix
+        named = [f"{key} as {p}key_{place}" for place, key in enumerate(keys, 1)]
+        grouped = select(
+            [
+                *named,
+                f"epoch_us(min(spine.{p}at)) as first_at",
+                f"epoch_us(max(spine.{p}at)) as last_at",
+                "count(*) as row_count",
+            ],
+            f"{p}spine as spine",
+            [f"spine.{p}at is not null", *(f"{key} is not null" for key in keys)],
+            "group by all",
+        )
+        width = "case when last_at > first_at then floor(log2(last_at - first_at)) + 1 else 0 end"
+        shifted = select(
+            ["*", f"greatest(0, {width} - ceil(log2(row_count)))::int as shift"], f"(\n{grouped}\n)"
+        )
+        columns = [
+            "*",
+            f"row_number() over () as {p}entity",
+            "coalesce(sum(((last_at - first_at) >> shift) + 1) over (\n"
+            "        rows between unbounded preceding and 1 preceding\n"
+            "    ), 0)::bigint as base",
+        ]
+        return (
+            f"create temp table {p}entities_{number} as\n"
+            f"{select(columns, f'({chr(10)}{shifted}{chr(10)})', ['first_at is not null'])}"
+        )
+
+    def _times(self, number: int, keys: tuple[str, ...]) -> str:
+        """Each row of the spine that has keys and a time, with its entity."""
+        p = self.prefix
+        match = [f"{key} = entity.{p}key_{place}" for place, key in enumerate(keys, 1)]
+        rows = (
+            f"{p}spine as spine\njoin {p}entities_{number} as entity\n"
+            f"    on {' and '.join(match) or 'true'}"
+        )
+        columns = [f"spine.{p}row", f"entity.{p}entity", f"epoch_us(spine.{p}at) as asked_at"]
+        return (
+            f"create temp table {p}times_{number} as\n"
+            f"{select(columns, rows, [f'spine.{p}at is not null'])}"
+        )
+
+    # --- which plan -----------------------------------------------------------------------
+
+    def chosen(self, connection: duckdb.DuckDBPyConnection) -> PointInTimeJoin:
+        """The join with a plan for each view, by the counts of a connection set up by `session`."""
+        p, merged = self.prefix, set()
+        for number, view in enumerate(self.views, 1):
+            times = f"{p}times_{self._key_set(view)}"
+            (rows,) = connection.execute(f"select count(*) from {times}").fetchone() or (0,)
+            history = view.source.count(connection)
+            if history < HISTORY_PER_SPINE_ROW * rows or self._crowd(view, connection) > CROWDED:
+                merged.add(number)
+        return replace(self, merged=frozenset(merged))
+
+    def _crowd(self, view: View, connection: duckdb.DuckDBPyConnection) -> float:
+        """How many slots share the bucket of a spine row, on average."""
+        p, number = self.prefix, self._key_set(view)
+        in_bucket = select(
+            ["count(distinct times.asked_at) as slots"],
+            f"{p}times_{number} as times join {p}entities_{number} as entity using ({p}entity)",
+            tail="group by entity.base + ((times.asked_at - entity.first_at) >> entity.shift)",
+        )
+        answer = connection.execute(
+            f"select sum(slots * slots) / sum(slots) from (\n{in_bucket}\n)"
+        ).fetchone()
+        return float(answer[0] or 0) if answer else 0.0
+
+    # --- the query ------------------------------------------------------------------------
+
+    def range_query(self) -> str:
+        """The first and the last time of the spine."""
+        p = self.prefix
+        return f"select getvariable('{p}first') as first, getvariable('{p}last') as last"
+
+    def query(self) -> str:
+        """The join itself: for SQL all columns, for a frame only those it does not have."""
+        p = self.prefix
+        own = self.spine.columns if self.spine.sql is not None else []
+        columns = [f"spine.{quote(name)}" for name in own]
+        tables, steps = [f"{p}spine as spine"], self._slots()
+        for number, view in enumerate(self.views, 1):
+            alias = f"view_{number}"
+            steps += self._steps(number, view)
+            tables.append(
+                f"left join {quote(self._name(number))} as {alias} on {alias}.{p}row = spine.{p}row"
+            )
+            columns += [f"{alias}.{quote(feature)}" for feature in view.features]
+        ctes = "with " + ",\n".join(f"{name} as (\n{sql}\n)" for name, sql in steps) + "\n"
+        return (ctes if steps else "") + select(
+            columns or [f"spine.{p}row"], "\n".join(tables), tail=f"order by spine.{p}row"
+        )
+
+    def _name(self, number: int, step: str = "") -> str:
+        return f"{self.prefix}{number} {self.views[number - 1].name}{step}"
+
+    def _slots(self) -> list[tuple[str, str]]:
+        """For each set of keys in use, the slots, and which buckets each of them touches.
+
+        A slot holds what becomes known after the entity's prediction before (`after`) and up to
+        this one (`asked_at`). Of rows that ask for the same entity and time only the first has one.
+        """
+        p = self.prefix
+        used = {self._key_set(view) for n, view in enumerate(self.views, 1) if n not in self.merged}
+        steps = []
+        for number in sorted(used):
+            before = f"lag(asked_at) over (partition by {p}entity order by asked_at)"
+            cut = select(
+                [f"{p}row", f"{p}entity", "asked_at", f"{before} as after"], f"{p}times_{number}"
+            )
+            first = "entity.base + (coalesce(slot.after - entity.first_at, 0) >> entity.shift)"
+            last = "entity.base + ((slot.asked_at - entity.first_at) >> entity.shift)"
+            touched = select(
+                [
+                    f"slot.{p}row",
+                    "slot.asked_at",
+                    f"coalesce(slot.after, {-(2**63)}) as after",
+                    f"unnest(range(\n        {first},\n        {last} + 1\n    )) as bucket",
+                ],
+                f"(\n{cut}\n) as slot\njoin {p}entities_{number} as entity using ({p}entity)",
+                ["slot.after is null or slot.after < slot.asked_at"],
+            )
+            steps.append((f"{p}slots_{number}", touched))
+        return steps
+
+    def _steps(self, number: int, view: View) -> list[tuple[str, str]]:
+        """The named steps of one view; the last has one row for each spine row that sees one."""
+        name, p = self._name, self.prefix
+        history, seen, found = (name(number, step) for step in (", history", ", seen", ", found"))
+        first = self._merge if number in self.merged else self._fill
+        ties = view.source.tie_break(view.created)
+        tied = select([f"{p}row"], quote(found), tail=f"group by {p}row having count(*) > 1")
+        features = [f"{p}row", *(quote(feature) for feature in view.features)]
+        places = [f"{p}tie_{place}" for place in range(1, len(ties) + 1)]
+        ranked = ", ".join(f"{place} desc nulls last" for place in places)
+        best = (
+            f"{select(features, quote(found))}\nanti join {quote(name(number, ', tied'))} "
+            f"using ({p}row)\nunion all\n{select(features, quote(found))}\n"
+            f"semi join {quote(name(number, ', tied'))} using ({p}row)\n"
+            f"qualify row_number() over (partition by {p}row order by {ranked}) = 1"
+        )
+        return [
+            (quote(history), self._history(view)),
+            (quote(seen), first(view, quote(history))),
+            (quote(found), self._found(view, quote(seen), ties, places)),
+            (quote(name(number, ", tied")), tied),
+            (quote(name(number)), best),
+        ]
+
+    def _cuts_off(self, view: View) -> bool:
+        return self.filter_by_created_timestamp and view.created is not None
+
+    def _history(self, view: View) -> str:
+        """Times of the feature rows of the spine's entities that some prediction may see.
+
+        `known_at` is the time from which on a row can be seen: its event time, or with
+        `filter_by_created_timestamp` the later of event and created time.
+        """
+        p, source = self.prefix, view.source
+        event_at = source.micros(view.timestamp)
+        keys = [
+            f"{source.column(column)} as {p}key_{place}"
+            for place, (_, column) in enumerate(view.keys, 1)
+        ]
+        known_at = event_at
+        wanted = [f"{source.moment(view.timestamp)} <= {self._bound(view, 'last')}"]
+        if self._cuts_off(view) and view.created:
+            created = source.micros(view.created)
+            known_at = f"case when {created} is not null then greatest({event_at}, {created}) end"
+        if view.ttl:
+            oldest = f"{self._bound(view, 'first')} - {interval(view.ttl)}"
+            wanted.append(f"{source.moment(view.timestamp)} >= {oldest}")
+        read = select(
+            [*keys, f"{event_at} as event_at", f"{known_at} as known_at"], source.reader, wanted
+        )
+        match = [
+            f"feature.{p}key_{place} = entity.{p}key_{place}" for place in range(1, len(keys) + 1)
+        ]
+        limits = ["feature.known_at <= entity.last_at"]
+        if view.ttl:
+            limits.append(f"feature.event_at >= entity.first_at - {micros(view.ttl)}")
+        return select(
+            [
+                f"entity.{p}entity",
+                "entity.base + (greatest(feature.known_at - entity.first_at, 0) >> entity.shift)"
+                " as bucket",
+                "feature.event_at",
+                "feature.known_at",
+            ],
+            f"(\n{read}\n) as feature\njoin {p}entities_{self._key_set(view)} as entity\n"
+            f"    on {' and '.join(match) or 'true'}",
+            limits,
+        )
+
+    def _bound(self, view: View, which: str) -> str:
+        return view.source.as_moment(view.timestamp, f"getvariable('{self.prefix}{which}')")
+
+    def _fill(self, view: View, history: str) -> str:
+        """By slots: the newest row of each slot, carried on to the predictions after it."""
+        p, number = self.prefix, self._key_set(view)
+        newest = select(
+            [f"slot.{p}row", "max(history.event_at) as event_at"],
+            f"{history} as history\njoin {p}slots_{number} as slot\n"
+            "    on slot.bucket = history.bucket\n"
+            "    and history.known_at > slot.after and history.known_at <= slot.asked_at",
+            tail=f"group by slot.{p}row",
+        )
+        carried = (
+            f"max(newest.event_at) over (partition by times.{p}entity order by times.asked_at)"
+        )
+        return select(
+            [f"times.{p}row", f"times.{p}entity", "times.asked_at", f"{carried} as event_at"],
+            f"{p}times_{number} as times\nleft join (\n{newest}\n) as newest using ({p}row)",
+        )
+
+    def _merge(self, view: View, history: str) -> str:
+        """By merge: DuckDB's ASOF JOIN of keys and times."""
+        p, number = self.prefix, self._key_set(view)
+        if self._cuts_off(view):
+            newest = f"max(event_at) over (partition by {p}entity order by known_at)"
+            history = (
+                f"(\n{select([f'{p}entity', 'known_at', f'{newest} as event_at'], history)}\n)"
+            )
+        return select(
+            [f"times.{p}row", f"times.{p}entity", "times.asked_at", "history.event_at"],
+            f"{p}times_{number} as times\nasof join {history} as history\n"
+            f"    on times.{p}entity = history.{p}entity and times.asked_at >= history.known_at",
+        )
+
+    def _found(self, view: View, seen: str, ties: list[str], places: list[str]) -> str:
+        """The feature rows of those entities and event times: more than one where they tie."""
+        p, source = self.prefix, view.source
+        match = [
+            f"{source.column(column)} = entity.{p}key_{place}"
+            for place, (_, column) in enumerate(view.keys, 1)
+        ]
+        match.append(
+            f"{source.moment(view.timestamp)} = {source.moment_of(view.timestamp, 'seen.event_at')}"
+        )
+        if self._cuts_off(view) and view.created:
+            match.append(f"{source.micros(view.created)} <= seen.asked_at")
+        wanted = [f"seen.event_at >= seen.asked_at - {micros(view.ttl)}"] if view.ttl else []
+        rows = select(
+            ["seen.*", *(f"entity.{p}key_{place}" for place in range(1, len(view.keys) + 1))],
+            f"{seen} as seen\njoin {p}entities_{self._key_set(view)} as entity using ({p}entity)",
+            [*wanted, "seen.event_at is not null"],
+        )
+        return select(
+            [
+                f"seen.{p}row",
+                *(f"{tie} as {place}" for tie, place in zip(ties, places, strict=True)),
+                *(f"{source.column(column)} as {quote(n)}" for n, column in view.features.items()),
+            ],
+            f"{source.reader}\njoin (\n{rows}\n) as seen\n    on "
+            + "\n    and ".join(match).replace("entity.", "seen."),
+        )
+
+
+def _kind(duckdb_type: str) -> str:
+    """Types that can be compared without loss or surprise share a kind."""
+    if duckdb_type in INTEGERS:
+        return "integer"
+    if duckdb_type.startswith("DECIMAL"):
+        return "decimal"
+    return "VARCHAR" if duckdb_type.startswith("ENUM") else duckdb_type
+
+
+def micros(span: timedelta) -> int:
+    """A span in whole microseconds."""
+    return span // timedelta(microseconds=1)
+
+
+def interval(span: timedelta) -> str:
+    """SQL for a span."""
+    return f"to_microseconds({micros(span)})"

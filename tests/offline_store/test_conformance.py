@@ -1,0 +1,107 @@
+"""Hindcast's store keeps every promise, and equals the oracle in at least 2,000 generated cases."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+
+import pytest
+from conformance import (
+    HOUR,
+    NOON,
+    PROMISES,
+    START,
+    TICK,
+    WORLDS,
+    Case,
+    Declared,
+    Row,
+    Store,
+    generated,
+    spine,
+)
+from hypothesis import HealthCheck, given, settings
+
+from hindcast import asof
+
+HINDCAST = "hindcast.offline_store.DuckDBOfflineStore"
+CASES = int(os.environ.get("HINDCAST_CASES", "2000"))
+PLANS = {"slots": (0, math.inf), "merge": (math.inf, 0)}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(HINDCAST, tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(params=PLANS)
+def plan(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every join by one plan, whatever its size."""
+    needed, crowd = PLANS[request.param]
+    monkeypatch.setattr(asof, "HISTORY_PER_SPINE_ROW", needed)
+    monkeypatch.setattr(asof, "CROWDED", crowd)
+    return str(request.param)
+
+
+@pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.__name__)
+def test_the_store_keeps_the_promise(
+    promise: Callable[[Store], None], store: Store, plan: str
+) -> None:
+    promise(store)
+
+
+@settings(
+    max_examples=math.ceil(CASES / WORLDS / len(PLANS)),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(case=generated())
+def test_every_generated_join_equals_the_oracle(store: Store, plan: str, case: Case) -> None:
+    frame = case.frame()
+    job = store.job(frame, case.declare(store), filter_by_created_timestamp=case.cutoff)
+    result = job.to_arrow()
+    assert result.select(frame.column_names).equals(frame)
+    for number in range(len(case.views)):
+        assert result[f"value_{number}"].to_pylist() == case.answers(number)
+
+
+def test_each_plan_is_the_one_that_runs(store: Store, plan: str) -> None:
+    job = store.job(spine([NOON]), [store.view({"k": ["a"], "at": [NOON], "v": [1]})])
+    assert ("asof join" in job.to_sql()) == (plan == "merge")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "asof_join"),
+    [((100, 10), True), ((100, 5000), False)],
+    ids=["a spine as large as history is merged", "a small spine is joined by slots"],
+)
+def test_the_plan_follows_the_sizes(store: Store, sizes: tuple[int, int], asof_join: bool) -> None:
+    rows, history = sizes
+    view = store.view(
+        {"k": ["a"] * history, "at": [NOON + i * TICK for i in range(history)], "v": range(history)}
+    )
+    job = store.job(spine([NOON + i * TICK for i in range(rows)]), [view])
+    assert ("asof join" in job.to_sql()) == asof_join
+
+
+def test_crowded_slots_are_merged_whatever_the_sizes(store: Store) -> None:
+    """One entity whose times all fall in one moment but for one: buckets would be no help."""
+    view = store.view(
+        {"k": ["a"] * 20_000, "at": [NOON + i * TICK for i in range(20_000)], "v": range(20_000)}
+    )
+    times = [NOON - 10_000 * HOUR, *(NOON + i * TICK for i in range(1_000))]
+    job = store.job(spine(times), [view])
+    assert "asof join" in job.to_sql()
+    assert job.to_df()["v"].tolist()[1:] == list(range(1_000))
+
+
+def test_the_oracle_says_what_can_be_checked_by_eye() -> None:
+    row = Row(("a",), START + TICK, None, 7)
+    case = Case(
+        [[(("a", 1, "x"), START), (("a", 1, "x"), START + TICK)]],
+        1,
+        [Declared(["k1"], TICK * 0, False, [[row]])],
+        False,
+    )
+    assert case.answers(0) == [None, 7]
