@@ -5,7 +5,7 @@ and a floor (read the same bytes and hash-join once) answer the same question on
 files. Each runs in a fresh process, in turns; imports are not counted. By default small (a few
 minutes); `--standard` is the grid of `docs/benchmarks.md`, `--full` goes to 100 million rows.
 
-Needs the extra `bench` (polars). Writes to `docs/benchmarks.md` only with `--write`.
+Needs the extra `dev` (polars). Writes to `docs/benchmarks.md` only with `--write`.
 """
 
 from __future__ import annotations

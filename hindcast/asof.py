@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
 import duckdb
@@ -131,6 +131,8 @@ class PointInTimeJoin:
     views: list[View]
     filter_by_created_timestamp: bool
     merged: frozenset[int] = field(default_factory=frozenset)
+    period: tuple[datetime, datetime] | None = None
+    """The first and the last time of the spine, once it was read."""
 
     @cached_property
     def prefix(self) -> str:
@@ -173,8 +175,6 @@ class PointInTimeJoin:
             *spine.attached,
             *published_views(spine.tables),
             f"create temp table {p}spine as\n{select(columns, rows)}",
-            f"set variable {p}first = (select min({p}at) from {p}spine)",
-            f"set variable {p}last = (select max({p}at) from {p}spine)",
             *(
                 statement
                 for keys_sql, number in self.key_sets.items()
@@ -208,7 +208,7 @@ class PointInTimeJoin:
         )
         columns = [
             "*",
-            f"row_number() over () as {p}entity",
+            f"(row_number() over ())::int as {p}entity",
             "coalesce(sum(((last_at - first_at) >> shift) + 1) over (\n"
             "        rows between unbounded preceding and 1 preceding\n"
             "    ), 0)::bigint as base",
@@ -234,16 +234,23 @@ class PointInTimeJoin:
 
     # --- which plan -----------------------------------------------------------------------
 
-    def chosen(self, connection: duckdb.DuckDBPyConnection) -> PointInTimeJoin:
-        """The join with a plan for each view, by the counts of a connection set up by `session`."""
+    def planned(self, connection: duckdb.DuckDBPyConnection) -> PointInTimeJoin:
+        """The join with its period and a plan for each view, by what the spine of a connection
+        set up by `session` turns out to be.
+        """
         p, merged = self.prefix, set()
+        first, last = connection.execute(
+            f"select min({p}at), max({p}at) from {p}spine"
+        ).fetchone() or (None, None)
         for number, view in enumerate(self.views, 1):
             times = f"{p}times_{self._key_set(view)}"
             (rows,) = connection.execute(f"select count(*) from {times}").fetchone() or (0,)
             history = view.source.count(connection)
             if history < HISTORY_PER_SPINE_ROW * rows or self._crowd(view, connection) > CROWDED:
                 merged.add(number)
-        return replace(self, merged=frozenset(merged))
+        return replace(
+            self, merged=frozenset(merged), period=None if first is None else (first, last)
+        )
 
     def _crowd(self, view: View, connection: duckdb.DuckDBPyConnection) -> float:
         """How many slots share the bucket of a spine row, on average."""
@@ -260,83 +267,95 @@ class PointInTimeJoin:
 
     # --- the query ------------------------------------------------------------------------
 
-    def range_query(self) -> str:
-        """The first and the last time of the spine."""
-        p = self.prefix
-        return f"select getvariable('{p}first') as first, getvariable('{p}last') as last"
+    def statements(self) -> list[str]:
+        """The join itself. The last statement gives all columns for a spine in SQL, and for a
+        frame only those it does not have.
 
-    def query(self) -> str:
-        """The join itself: for SQL all columns, for a frame only those it does not have."""
-        p = self.prefix
+        What each view's first step finds is kept in a temporary table, so that the memory of one
+        step is free for the next.
+        """
+        p, made = self.prefix, list[str]()
+        for number in sorted(set(self.key_sets.values())):
+            views = [n for n, v in enumerate(self.views, 1) if self._key_set(v) == number]
+            by_slots = [n for n in views if n not in self.merged]
+            if by_slots:
+                made.append(self._slots(number))
+            made += [self._seen(n) for n in views]
+            if by_slots:
+                made.append(f"drop table {p}slots_{number}")
+        return [*made, self._query()]
+
+    def _query(self) -> str:
+        p, steps = self.prefix, list[str]()
         own = self.spine.columns if self.spine.sql is not None else []
         columns = [f"spine.{quote(name)}" for name in own]
-        tables, steps = [f"{p}spine as spine"], self._slots()
+        tables = [f"{p}spine as spine"]
         for number, view in enumerate(self.views, 1):
             alias = f"view_{number}"
-            steps += self._steps(number, view)
+            steps += [f"{name} as (\n{sql}\n)" for name, sql in self._values(number, view)]
             tables.append(
                 f"left join {quote(self._name(number))} as {alias} on {alias}.{p}row = spine.{p}row"
             )
             columns += [f"{alias}.{quote(feature)}" for feature in view.features]
-        ctes = "with " + ",\n".join(f"{name} as (\n{sql}\n)" for name, sql in steps) + "\n"
-        return (ctes if steps else "") + select(
+        ctes = "with " + ",\n".join(steps) + "\n" if steps else ""
+        return ctes + select(
             columns or [f"spine.{p}row"], "\n".join(tables), tail=f"order by spine.{p}row"
         )
 
     def _name(self, number: int, step: str = "") -> str:
         return f"{self.prefix}{number} {self.views[number - 1].name}{step}"
 
-    def _slots(self) -> list[tuple[str, str]]:
-        """For each set of keys in use, the slots, and which buckets each of them touches.
+    def _slots(self, number: int) -> str:
+        """The slots of a set of keys, and which buckets each of them touches.
 
         A slot holds what becomes known after the entity's prediction before (`after`) and up to
-        this one (`asked_at`). Of rows that ask for the same entity and time only the first has one.
+        this one (`asked_at`). Of rows that ask for the same entity and time only the first has
+        one.
         """
         p = self.prefix
-        used = {self._key_set(view) for n, view in enumerate(self.views, 1) if n not in self.merged}
-        steps = []
-        for number in sorted(used):
-            before = f"lag(asked_at) over (partition by {p}entity order by asked_at)"
-            cut = select(
-                [f"{p}row", f"{p}entity", "asked_at", f"{before} as after"], f"{p}times_{number}"
-            )
-            first = "entity.base + (coalesce(slot.after - entity.first_at, 0) >> entity.shift)"
-            last = "entity.base + ((slot.asked_at - entity.first_at) >> entity.shift)"
-            touched = select(
-                [
-                    f"slot.{p}row",
-                    "slot.asked_at",
-                    f"coalesce(slot.after, {-(2**63)}) as after",
-                    f"unnest(range(\n        {first},\n        {last} + 1\n    )) as bucket",
-                ],
-                f"(\n{cut}\n) as slot\njoin {p}entities_{number} as entity using ({p}entity)",
-                ["slot.after is null or slot.after < slot.asked_at"],
-            )
-            steps.append((f"{p}slots_{number}", touched))
-        return steps
+        before = f"lag(asked_at) over (partition by {p}entity order by asked_at)"
+        cut = select(
+            [f"{p}row", f"{p}entity", "asked_at", f"{before} as after"], f"{p}times_{number}"
+        )
+        first = "entity.base + (coalesce(slot.after - entity.first_at, 0) >> entity.shift)"
+        last = "entity.base + ((slot.asked_at - entity.first_at) >> entity.shift)"
+        touched = select(
+            [
+                f"slot.{p}row",
+                "slot.asked_at",
+                f"coalesce(slot.after, {-(2**63)}) as after",
+                f"unnest(range(\n        {first},\n        {last} + 1\n    )) as bucket",
+            ],
+            f"(\n{cut}\n) as slot\njoin {p}entities_{number} as entity using ({p}entity)",
+            ["slot.after is null or slot.after < slot.asked_at"],
+        )
+        return f"create temp table {p}slots_{number} as\n{touched}"
 
-    def _steps(self, number: int, view: View) -> list[tuple[str, str]]:
-        """The named steps of one view; the last has one row for each spine row that sees one."""
-        name, p = self._name, self.prefix
-        history, seen, found = (name(number, step) for step in (", history", ", seen", ", found"))
+    def _seen(self, number: int) -> str:
+        """For each row of the spine the event time of the feature row it sees."""
+        view = self.views[number - 1]
         first = self._merge if number in self.merged else self._fill
+        name = quote(self._name(number, ", seen"))
+        return f"create temp table {name} as\n{first(view, self._history(view))}"
+
+    def _values(self, number: int, view: View) -> list[tuple[str, str]]:
+        """The named steps to the features; the last has one row per spine row that sees one."""
+        p, found = self.prefix, quote(self._name(number, ", found"))
+        tied = quote(self._name(number, ", tied"))
         ties = view.source.tie_break(view.created)
-        tied = select([f"{p}row"], quote(found), tail=f"group by {p}row having count(*) > 1")
-        features = [f"{p}row", *(quote(feature) for feature in view.features)]
         places = [f"{p}tie_{place}" for place in range(1, len(ties) + 1)]
         ranked = ", ".join(f"{place} desc nulls last" for place in places)
+        values = select([f"{p}row", *map(quote, view.features)], found)
         best = (
-            f"{select(features, quote(found))}\nanti join {quote(name(number, ', tied'))} "
-            f"using ({p}row)\nunion all\n{select(features, quote(found))}\n"
-            f"semi join {quote(name(number, ', tied'))} using ({p}row)\n"
+            f"{values}\nanti join {tied} using ({p}row)\n"
+            f"union all\n"
+            f"{values}\nsemi join {tied} using ({p}row)\n"
             f"qualify row_number() over (partition by {p}row order by {ranked}) = 1"
         )
         return [
-            (quote(history), self._history(view)),
-            (quote(seen), first(view, quote(history))),
-            (quote(found), self._found(view, quote(seen), ties, places)),
-            (quote(name(number, ", tied")), tied),
-            (quote(name(number)), best),
+            (found, self._found(number, view, ties, places)),
+            (tied, select([f"{p}row"], found, tail=f"group by {p}row having count(*) > 1")),
+            (quote(self._name(number)), best),
         ]
 
     def _cuts_off(self, view: View) -> bool:
@@ -355,15 +374,13 @@ class PointInTimeJoin:
             for place, (_, column) in enumerate(view.keys, 1)
         ]
         known_at = event_at
-        wanted = [f"{source.moment(view.timestamp)} <= {self._bound(view, 'last')}"]
         if self._cuts_off(view) and view.created:
             created = source.micros(view.created)
             known_at = f"case when {created} is not null then greatest({event_at}, {created}) end"
-        if view.ttl:
-            oldest = f"{self._bound(view, 'first')} - {interval(view.ttl)}"
-            wanted.append(f"{source.moment(view.timestamp)} >= {oldest}")
         read = select(
-            [*keys, f"{event_at} as event_at", f"{known_at} as known_at"], source.reader, wanted
+            [*keys, f"{event_at} as event_at", f"{known_at} as known_at"],
+            source.reader,
+            self._needed(view),
         )
         match = [
             f"feature.{p}key_{place} = entity.{p}key_{place}" for place in range(1, len(keys) + 1)
@@ -384,15 +401,26 @@ class PointInTimeJoin:
             limits,
         )
 
-    def _bound(self, view: View, which: str) -> str:
-        return view.source.as_moment(view.timestamp, f"getvariable('{self.prefix}{which}')")
+    def _needed(self, view: View) -> list[str]:
+        """Conditions that let DuckDB skip what no prediction can see, by the files' statistics."""
+        if self.period is None:
+            return []
+        first, last = self.period
+        bounds = [("<=", last)]
+        if view.ttl and first - datetime.min.replace(tzinfo=UTC) > view.ttl:
+            bounds.append((">=", first - view.ttl))
+        column = view.source.moment(view.timestamp)
+        return [
+            f"{column} {sign} {view.source.as_moment(view.timestamp, instant(bound))}"
+            for sign, bound in bounds
+        ]
 
     def _fill(self, view: View, history: str) -> str:
         """By slots: the newest row of each slot, carried on to the predictions after it."""
         p, number = self.prefix, self._key_set(view)
         newest = select(
             [f"slot.{p}row", "max(history.event_at) as event_at"],
-            f"{history} as history\njoin {p}slots_{number} as slot\n"
+            f"(\n{history}\n) as history\njoin {p}slots_{number} as slot\n"
             "    on slot.bucket = history.bucket\n"
             "    and history.known_at > slot.after and history.known_at <= slot.asked_at",
             tail=f"group by slot.{p}row",
@@ -408,18 +436,21 @@ class PointInTimeJoin:
     def _merge(self, view: View, history: str) -> str:
         """By merge: DuckDB's ASOF JOIN of keys and times."""
         p, number = self.prefix, self._key_set(view)
+        columns = [f"{p}entity", "known_at"]
         if self._cuts_off(view):
             newest = f"max(event_at) over (partition by {p}entity order by known_at)"
-            history = (
-                f"(\n{select([f'{p}entity', 'known_at', f'{newest} as event_at'], history)}\n)"
-            )
+            columns.append(f"{newest} as event_at")
+        else:
+            columns.append("known_at as event_at")
+        rows = select(columns, f"(\n{history}\n)")
         return select(
             [f"times.{p}row", f"times.{p}entity", "times.asked_at", "history.event_at"],
-            f"{p}times_{number} as times\nasof join {history} as history\n"
-            f"    on times.{p}entity = history.{p}entity and times.asked_at >= history.known_at",
+            f"{p}times_{number} as times\nasof join (\n{rows}\n) as history\n"
+            f"    on times.{p}entity = history.{p}entity\n"
+            "    and times.asked_at >= history.known_at",
         )
 
-    def _found(self, view: View, seen: str, ties: list[str], places: list[str]) -> str:
+    def _found(self, number: int, view: View, ties: list[str], places: list[str]) -> str:
         """The feature rows of those entities and event times: more than one where they tie."""
         p, source = self.prefix, view.source
         match = [
@@ -434,7 +465,8 @@ class PointInTimeJoin:
         wanted = [f"seen.event_at >= seen.asked_at - {micros(view.ttl)}"] if view.ttl else []
         rows = select(
             ["seen.*", *(f"entity.{p}key_{place}" for place in range(1, len(view.keys) + 1))],
-            f"{seen} as seen\njoin {p}entities_{self._key_set(view)} as entity using ({p}entity)",
+            f"{quote(self._name(number, ', seen'))} as seen\n"
+            f"join {p}entities_{self._key_set(view)} as entity using ({p}entity)",
             [*wanted, "seen.event_at is not null"],
         )
         return select(
@@ -462,6 +494,6 @@ def micros(span: timedelta) -> int:
     return span // timedelta(microseconds=1)
 
 
-def interval(span: timedelta) -> str:
-    """SQL for a span."""
-    return f"to_microseconds({micros(span)})"
+def instant(time: datetime) -> str:
+    """SQL for an instant."""
+    return f"timestamptz '{time.astimezone(UTC)}'"

@@ -55,7 +55,7 @@ from feast.utils import compute_non_entity_date_range
 from pydantic import StrictInt, StrictStr
 
 from hindcast import write
-from hindcast.asof import PointInTimeJoin, View
+from hindcast.asof import PointInTimeJoin, View, instant
 from hindcast.errors import MissingInputError, RetrievalError
 from hindcast.sources import (
     Session,
@@ -251,11 +251,10 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
         """Keep what is needed to run; nothing is read yet. A join plans its query when it runs."""
         self.snapshot_path = str(snapshot.path) if snapshot.path else None
         self._session = session
-        self._query = query
+        self._statements = None if query is None else [query]
         self._config = config
         self._join = join
         self._period = period
-        self._times: pa.Table | None = None
         self._on_demand_feature_views = list(on_demand_feature_views)
         self._feature_refs = list(feature_refs)
         self._full_feature_names = full_feature_names
@@ -287,7 +286,7 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
 
         The spine is read once, to choose the plan by its size.
         """
-        if self._query is None:
+        if self._statements is None:
             with self._session.run() as connection:
                 self._planned(connection)
         statements = [*self._session.prelude, *self._planned()]
@@ -309,9 +308,8 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
     def _batches(self, rows: int) -> Iterator[pa.Table]:
         """The result as tables of at most `rows`, at least one."""
         with self._session.run() as connection:
-            (query,) = self._planned(connection)
             at, empty = 0, True
-            with connection.execute(query).to_arrow_reader(rows) as reader:
+            with self._executed(connection).to_arrow_reader(rows) as reader:
                 schema = reader.schema
                 for batch in reader:
                     yield self._complete(pa.Table.from_batches([batch]), at)
@@ -383,37 +381,38 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
         """What was asked for. The range of times costs one reading of the spine."""
         if self._join is None:
             return None
-        if self._times is None:
+        if self._statements is None:
             with self._session.run() as connection:
-                self._times = connection.execute(self._join.range_query()).to_arrow_table()
-        (times,) = self._times.to_pylist()
-        if self._period is not None:
-            times = dict(zip(("first", "last"), self._period, strict=True))
+                self._planned(connection)
+        first, last = self._period or self._join.period or (None, None)
         spine = self._join.spine
         return RetrievalMetadata(
             features=self._feature_refs,
             keys=[name for name in spine.columns if name != spine.timestamp],
-            min_event_timestamp=times["first"],
-            max_event_timestamp=times["last"],
+            min_event_timestamp=first,
+            max_event_timestamp=last,
         )
 
     def _planned(self, connection: duckdb.DuckDBPyConnection | None = None) -> list[str]:
-        """The query, planned once by the spine that is in place on the connection."""
-        if self._query is None:
+        """The statements, planned once by the spine that is in place on the connection."""
+        if self._statements is None:
             assert self._join is not None
             assert connection is not None
-            self._join = self._join.chosen(connection)
-            self._query = self._join.query()
-        return [self._query]
+            self._join = self._join.planned(connection)
+            self._statements = self._join.statements()
+        return self._statements
+
+    def _executed(self, connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+        """The connection after the last statement, its result ready to be fetched."""
+        for statement in self._planned(connection):
+            connection.execute(statement)
+        return connection
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
         with self._session.run() as connection:
             if self._before is not None:
                 self._before(connection)
-            (query,) = self._planned(connection)
-            if self._join is not None:
-                self._times = connection.execute(self._join.range_query()).to_arrow_table()
-            result = connection.execute(query).to_arrow_table()
+            result = self._executed(connection).to_arrow_table()
         return self._beside_frame(result, 0)
 
     def _beside_frame(self, result: pa.Table, at: int) -> pa.Table:
@@ -528,7 +527,7 @@ def _everyone(
         known = [f"{column} is not null" for column in source.values()]
         wanted = _in_period(view.source.utc(view.timestamp), *period)
         parts.append(select(columns, view.source.reader, [*wanted, *known]))
-    at = f"timestamptz '{period[1].astimezone(UTC)}' as event_timestamp"
+    at = f"{instant(period[1])} as event_timestamp"
     both = "\nunion\n".join(parts) if len(parts) > 1 else parts[0]
     columns = [*map(quote, keys), at]
     rows = f"(\nselect distinct * from (\n{both}\n)\n)"
@@ -546,7 +545,7 @@ def _in_period(at: str, start: datetime | None, end: datetime | None) -> list[st
     if start and end and start > end:
         start = None
     bounds = [(">=", start), ("<=", end)]
-    return [f"{at} {sign} timestamptz '{time.astimezone(UTC)}'" for sign, time in bounds if time]
+    return [f"{at} {sign} {instant(time)}" for sign, time in bounds if time]
 
 
 def _check_names(
