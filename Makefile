@@ -52,7 +52,7 @@ dbt-test: $(READY) ## build the dbt project from the raw files, with its unit an
 
 pytest: $(READY) ## the Python tests, with coverage
 	dbt parse --quiet
-	pytest --cov --cov-report=term
+	pytest -n auto --cov --cov-report=term
 
 format: $(READY) ## bring Python and SQL into shape
 	ruff format .

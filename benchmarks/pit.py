@@ -30,7 +30,7 @@ from benchmarks.measure import machine, used, write_section
 
 DATA = Path(__file__).parents[1] / "data" / "benchmarks" / "pit"
 PLOT = Path(__file__).parents[1] / "docs" / "images" / "pit.png"
-CPU_LIMIT = 200
+CPU_LIMIT = 100
 """Seconds after which a method is stopped."""
 
 
@@ -336,7 +336,7 @@ class Result:
 def measure_all(
     cells: list[Cell], methods: list[str], repeats: int
 ) -> dict[Cell, dict[str, Result]]:
-    """Every method on every cell, `repeats` times in turns. What takes over 60 s runs once."""
+    """Every method on every cell, `repeats` times in turns. What takes over 10 s runs once."""
     results = {}
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=len(cells) * repeats * len(methods))
@@ -348,7 +348,7 @@ def measure_all(
                 for method in methods:
                     progress.update(task, description=f"{cell.label}: {method}")
                     last = runs[method][-1] if runs[method] else None
-                    slow = isinstance(last, str) or (last is not None and last["cpu"] > 60)
+                    slow = isinstance(last, str) or (last is not None and last["cpu"] > 10)
                     if not slow:
                         runs[method].append(measure(method, cell))
                     progress.advance(task)

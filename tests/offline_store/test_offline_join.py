@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from conftest import UTC_US, Lab, at, rows
+from deltalake import write_deltalake
 from feast import FeatureView, Field, FileSource, PushSource, RequestSource
 from feast.data_format import DeltaFormat
 from feast.on_demand_feature_view import on_demand_feature_view
@@ -541,11 +542,31 @@ def test_a_time_column_of_another_type_is_named(lab: Lab) -> None:
 
 def test_other_sources_are_refused_by_name(lab: Lab) -> None:
     view = departures(lab, ("JFK", NOON, 1))
-    delta = FileSource(name="lake", path="x", file_format=DeltaFormat(), timestamp_field="t")
-    for source in (delta, PushSource(name="pushed", batch_source=view.batch_source)):
-        view.batch_source = source
-        with pytest.raises(RetrievalError, match=f"{source.name} is a"):
-            joined(lab, view, ("JFK", NOON))
+    view.batch_source = PushSource(name="pushed", batch_source=view.batch_source)
+    with pytest.raises(RetrievalError, match="pushed is a PushSource"):
+        joined(lab, view, ("JFK", NOON))
+
+
+def test_a_delta_table_is_read_as_it_is_now(lab: Lab, tmp_path: Path) -> None:
+    lake, kinds = tmp_path / "lake", {**KEYED, "year": pa.string()}
+    write_deltalake(lake, rows(kinds, ("JFK", NOON, 1, "2013")), partition_by=["year"])
+    write_deltalake(lake, rows(kinds, ("LGA", NOON, 2, "2013")), mode="append")
+    view = departures(lab, ("JFK", NOON, 9))
+    view.batch_source = FileSource(
+        name="lake", path=str(lake), file_format=DeltaFormat(), timestamp_field="known_at"
+    )
+    assert joined(lab, view, ("JFK", NOON), ("LGA", NOON)) == [1, 2]
+    write_deltalake(lake, rows(kinds, ("JFK", NOON, 3, "2013")), mode="overwrite")
+    assert joined(lab, view, ("JFK", NOON), ("LGA", NOON)) == [3, None]
+
+
+def test_a_delta_table_that_is_not_there_is_named(lab: Lab) -> None:
+    view = departures(lab, ("JFK", NOON, 9))
+    view.batch_source = FileSource(
+        name="lake", path="no/lake", file_format=DeltaFormat(), timestamp_field="known_at"
+    )
+    with pytest.raises(MissingInputError, match=r"lake: .*no/lake holds no Delta table"):
+        joined(lab, view, ("JFK", NOON))
 
 
 def test_a_directory_of_files_is_read_as_one_table(lab: Lab) -> None:

@@ -35,24 +35,24 @@ def test_parity_fails_when_one_online_value_is_changed(project):
 
 def test_feast_apply_a_second_time_changes_nothing(project):
     for _ in range(2):
-        said = project.must("feast -c feature_repo plan")
+        said = project.feast("-c feature_repo plan")
         assert "No changes to registry" in said
         assert "No changes to infrastructure" in said
-        project.must("feast -c feature_repo apply")
+        project.feast("-c feature_repo apply")
 
 
 def test_materializing_again_changes_nothing(project):
-    project.must(f"feast -c feature_repo materialize-incremental {UNTIL}")
+    project.feast(f"-c feature_repo materialize-incremental {UNTIL}")
     outcome = json.loads(project.must(f"hindcast parity --at {UNTIL} --rows 200 --json"))
     assert outcome["mismatches"] == 0
 
 
 def test_parity_at_another_instant_names_the_command_to_run_first(project):
-    done = project.run("hindcast parity --at 2013-01-05T00:00:00Z")
-    assert done.returncode == 1
+    done = project.hindcast("parity --at 2013-01-05T00:00:00Z")
+    assert done.exit_code == 1
     assert "materialize-incremental 2013-01-05T00:00:00+00:00" in done.stderr
-    done = project.run("hindcast parity --at 2013-01-03T00:00:00Z")
-    assert done.returncode == 1
+    done = project.hindcast("parity --at 2013-01-03T00:00:00Z")
+    assert done.exit_code == 1
     assert "remove the registry and the online store" in done.stderr
 
 
