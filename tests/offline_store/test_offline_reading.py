@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -134,6 +136,39 @@ def test_sql_over_nothing_published_says_which_command_publishes(
         lab.join(SPINE_SQL, [view], config=lab.configured(published="nowhere"))
 
 
+def test_sql_sees_the_warehouse_read_only_where_it_is_configured(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    view = departures(lab, 1)
+    config = lab.configured(warehouse="../warehouse.duckdb")
+    sql = f"select *, timestamptz '{NOON}' as event_timestamp from warehouse.staging.flights"
+    with pytest.raises(MissingInputError, match=r"warehouse.duckdb is not there.*`dbt build`"):
+        lab.join(sql, [view], config=config)
+    with duckdb.connect(tmp_path / "warehouse.duckdb") as warehouse:
+        warehouse.execute("create schema staging")
+        warehouse.execute("create table staging.flights as select 'JFK' as origin")
+    assert lab.join(sql, [view], config=config).to_df()["departures"].tolist() == [1]
+    with pytest.raises(RetrievalError, match="does not run"):
+        lab.join(sql, [view])
+    with pytest.raises(RetrievalError, match="does not run"):
+        lab.join(f"delete from warehouse.staging.flights; {sql}", [view], config=config)
+
+
+def test_a_warehouse_that_dbt_is_writing_is_said_to_be_in_use(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    view = departures(lab, 1)
+    hold = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('held', flush=True); input()"
+    command = [sys.executable, "-c", hold, str(tmp_path / "warehouse.duckdb")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout.readline() == b"held\n"
+        with pytest.raises(RetrievalError, match=r"is in use: dbt is writing it"):
+            lab.join(
+                f"select 'JFK' as origin, timestamptz '{NOON}' as event_timestamp from warehouse.x",
+                [view],
+                config=lab.configured(warehouse="../warehouse.duckdb"),
+            )
+        writer.communicate(b"\n")
+
+
 def test_the_sql_of_a_job_runs_by_hand(lab: Lab, view: FeatureView) -> None:
     job = lab.join(SPINE_SQL, [view])
     with duckdb.connect() as connection:
@@ -188,6 +223,30 @@ def test_limits_are_set_and_change_no_result(lab: Lab, view: FeatureView) -> Non
             [view],
             config=lab.configured(memory_limit="30MB"),
         ).to_arrow()
+
+
+@pytest.mark.parametrize("rows_per_spine_row", [10, 40], ids=["by merge", "by slots"])
+def test_a_join_larger_than_its_memory_spills_and_changes_no_result(
+    tmp_path: Path, rows_per_spine_row: int
+) -> None:
+    lab, count = Lab(tmp_path), 1_500_000
+    with duckdb.connect() as connection:
+        history = connection.execute(f"""
+            select
+                (hash(n) % 5000)::bigint as k,
+                timestamptz '{NOON}' + to_seconds((hash(n, 1) % 3000000)::int) as known_at,
+                n as v
+            from range({count}) as numbers(n)
+        """).to_arrow_table()
+    view = lab.view("large", history, ["k"])
+    spine = history.slice(0, count // rows_per_spine_row).select(["k", "known_at"])
+    spine = spine.rename_columns(["k", "event_timestamp"])
+    limited = lab.configured(memory_limit="60MB", threads=1, temp_directory="spill")
+    assert (
+        lab.join(spine, [view], config=limited)
+        .to_arrow()
+        .equals(lab.join(spine, [view]).to_arrow())
+    )
 
 
 def test_a_misspelled_setting_is_refused(lab: Lab) -> None:
