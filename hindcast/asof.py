@@ -71,7 +71,11 @@ class View:
         if view.batch_source is None:
             raise RetrievalError(f"feature view {view.name} has no source to read history from.")
         source = Source.of(view.batch_source, config, snapshot, connection)
-        in_source = {mapped: raw for raw, mapped in view.batch_source.field_mapping.items()}
+        in_source = {
+            mapped: raw
+            for raw, mapped in view.batch_source.field_mapping.items()
+            if raw in source.columns
+        }
         projection = view.projection
         prefix = f"{projection.name_to_use()}:"
         asked = {ref.removeprefix(prefix) for ref in feature_refs if ref.startswith(prefix)}

@@ -25,7 +25,6 @@ What a retrieval promises:
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -353,7 +352,11 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
         allow_overwrite: bool = False,
         timeout: int | None = None,
     ) -> None:
-        """Write the result, on-demand features included, to one Parquet file."""
+        """Write the result, on-demand features included, as Parquet or as a Delta table.
+
+        A path that is a directory gets one Parquet file in it. What was there is replaced, if
+        `allow_overwrite` says so.
+        """
         if not isinstance(storage, SavedDatasetFileStorage):
             raise RetrievalError(
                 f"cannot save to {type(storage).__name__}. Expected a SavedDatasetFileStorage."
@@ -361,10 +364,7 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
         path = absolute(storage.file_options.uri, self._config)
         if path.exists() and not allow_overwrite:
             raise SavedDatasetLocationAlreadyExists(location=str(path))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.unfinished")
-        pq.write_table(self.to_arrow(timeout=timeout), unfinished)
-        os.replace(unfinished, path)
+        write.replace(path, self.to_arrow(timeout=timeout), storage.file_options.file_format)
 
     @property
     def full_feature_names(self) -> bool:

@@ -1,4 +1,4 @@
-"""Adding rows to the Parquet files and Delta tables that Feast sources and logs are kept in.
+"""Writing the Parquet files and Delta tables that Feast sources, logs and saved sets are kept in.
 
 Readers see a new file whole or not at all. Not for publishing snapshots: dbt does that.
 """
@@ -55,6 +55,22 @@ def append(config: RepoConfig, view: FeatureView, table: pa.Table) -> None:
     else:
         schema = pq.read_schema(path)
         _write(path, _fitting(table, schema, view.name), before=path)
+
+
+def replace(path: Path, table: pa.Table, format_: Any) -> None:
+    """Put a table in the place of what is at a path. See `DuckDBRetrievalJob.persist`."""
+    if isinstance(format_, DeltaFormat):
+        from deltalake import write_deltalake
+
+        write_deltalake(str(path), table, mode="overwrite", schema_mode="overwrite")
+    elif path.is_dir():
+        before = list(path.glob("**/*.parquet"))
+        _write(path / f"{uuid4().hex}.parquet", table)
+        for file in before:
+            file.unlink()
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, table)
 
 
 def log(config: RepoConfig, data: pa.Table | Path, destination: Any) -> None:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import UTC_US, Lab, at, rows
 from feast import Entity, FeatureService, FeatureStore, FeatureView, FileSource
+from feast.data_format import DeltaFormat, ParquetFormat
 from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.infra.offline_stores.offline_utils import get_offline_store_from_config
@@ -207,6 +208,27 @@ def test_a_result_is_persisted_whole_and_never_over_another_by_accident(
     job.persist(storage, allow_overwrite=True)
     with pytest.raises(RetrievalError, match="Expected a SavedDatasetFileStorage"):
         job.persist(None)
+
+
+@pytest.mark.parametrize("format_", [ParquetFormat(), DeltaFormat()])
+def test_a_result_is_persisted_in_a_directory_and_replaces_what_was_there(
+    lab: Lab, view: FeatureView, tmp_path: Path, format_: object
+) -> None:
+    storage = SavedDatasetFileStorage(path=str(tmp_path), file_format=format_)
+    source = storage.to_data_source()
+    source.timestamp_field = "event_timestamp"
+    for sql in (SPINE_SQL, SPINE_SQL.replace("*,", "flight_id, origin,")):
+        job = lab.join(sql, [view])
+        with pytest.raises(SavedDatasetLocationAlreadyExists):
+            job.persist(storage)
+        job.persist(storage, allow_overwrite=True)
+        saved = DuckDBOfflineStore.pull_all_from_table_or_query(
+            lab.config, source, [], job.to_arrow().column_names, "event_timestamp"
+        )
+        names = job.to_arrow().column_names
+        assert sorted(saved.to_arrow().select(names).to_pylist(), key=str) == (
+            sorted(job.to_arrow().to_pylist(), key=str)
+        )
 
 
 def test_limits_are_set_and_change_no_result(lab: Lab, view: FeatureView) -> None:
