@@ -71,7 +71,9 @@ def test_a_command_in_the_docs_is_one_that_its_program_knows(command):
         assert all(word in done.stdout for word in words if word.startswith("--"))
     elif words[0] in ("hindcast", "feast", "dbt"):
         known, context = command_line(words[0]), None
-        for word in [word for word in words[1:] if not word.startswith("-")]:
+        for word in words[3:] if words[1] == "-c" else words[1:]:
+            if word.startswith("-"):
+                continue
             if hasattr(known, "get_command"):
                 context = known.context_class(known, parent=context)
                 known = known.get_command(context, word)
