@@ -81,6 +81,11 @@ class View:
         asked = {ref.removeprefix(prefix) for ref in feature_refs if ref.startswith(prefix)}
         shown = f"{projection.name_alias or view.name}__" if full_feature_names else ""
         names = [feature.name for feature in view.features if feature.name in asked]
+        if unknown := sorted(asked.difference(names)):
+            raise RetrievalError(
+                f"feature view {view.name} has no feature {', '.join(unknown)}. It has "
+                f"{', '.join(feature.name for feature in view.features)}."
+            )
         keys = [key.name for key in view.entity_columns if key.name != DUMMY_ENTITY_ID]
         created = view.batch_source.created_timestamp_column
         declared = cls(

@@ -321,7 +321,6 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
         features."""
         return _Part(self, self._beside_frame(table, at)).to_arrow()
 
-    @property
     def supports_remote_storage_export(self) -> bool:
         """Whether `staging_location` is set in `offline_store:`."""
         return self._config.offline_store.staging_location is not None

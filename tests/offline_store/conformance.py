@@ -464,6 +464,14 @@ class Declared:
     ttl: timedelta
     has_created: bool
     histories: list[list[Row]]
+    swapped: bool = False
+    """Joined with k1 of the view on k3 of the spine, and the other way round."""
+
+    @property
+    def places(self) -> list[int]:
+        """Where the spine's entities hold the view's keys."""
+        other = {"k1": "k3", "k3": "k1"} if self.swapped else {}
+        return [list(KEYS).index(other.get(key, key)) for key in self.keys]
 
 
 @dataclass(frozen=True)
@@ -513,13 +521,17 @@ class Case:
             declared = store.view(
                 columns, ["world", *view.keys], types=types, ttl=view.ttl, created=created
             )
+            if view.swapped:
+                keys = {"k1": "k3", "k3": "k1"}
+                own = {key: other for key, other in keys.items() if key in view.keys}
+                declared = declared.with_name(f"alias_{number}").with_join_key_map(own)
             views.append(declared)
         return views
 
     def answers(self, number: int) -> list[int | None]:
         """The oracle's answers for one view, one for each row of the frame."""
         view = self.views[number]
-        places = [list(KEYS).index(key) for key in view.keys]
+        places = view.places
         histories = [
             rows if view.has_created else [replace(row, created_at=None) for row in rows]
             for rows in view.histories
@@ -556,6 +568,7 @@ def generated(draw: st.DrawFn) -> Case:
             row = st.builds(Row, own, instants, instants, st.none() | st.integers(0, 99))
             histories.append(draw(st.lists(row, max_size=10)))
         ttl = timedelta(microseconds=draw(st.sampled_from([0, 1, 3, 10])))
-        views.append(Declared(keys, ttl, draw(st.booleans()), histories))
+        swapped = bool({"k1", "k3"} & set(keys)) and draw(st.integers(0, 3)) == 0
+        views.append(Declared(keys, ttl, draw(st.booleans()), histories, swapped))
     spines = [draw(st.lists(st.tuples(entity, instants), max_size=8)) for entity in entities]
     return Case(spines, draw(st.sampled_from([1, 16])), views, draw(st.booleans()))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from datetime import datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -260,13 +261,14 @@ def test_every_kind_of_value_comes_back_as_it_was_stored(lab: Lab) -> None:
         "a_time": pa.array([NOON], UTC_US),
         "bytes": pa.array([b"\x00"]),
         "narrow": pa.array([1.5], pa.float32()),
+        "money": pa.array([Decimal("12345678901234567890.12")], pa.decimal128(22, 2)),
         "known_at": pa.array([NOON], UTC_US),
         "origin": pa.array(["JFK"]),
     }
     path = lab.publish("kinds", pa.table(values))
     view = departures(lab, ("JFK", NOON, 1))
     view.batch_source = FileSource(path=path, timestamp_field="known_at")
-    names = list(values)[:5]
+    names = list(values)[:6]
     view.features = [Field(name=name, dtype=Int64) for name in names]
     result = lab.join(rows(SPINE, ("JFK", NOON)), [view]).to_arrow()
     assert result.select(names).equals(pa.table(values).select(names))
@@ -319,6 +321,19 @@ def test_one_view_can_be_joined_twice_under_aliases(lab: Lab) -> None:
     result = lab.join(spine, [here, there], full_feature_names=True).to_arrow().to_pylist()
     assert result[0]["here__departures"] == 1
     assert result[0]["there__departures"] == 2
+
+
+def test_a_feature_that_the_view_does_not_have_is_named(lab: Lab) -> None:
+    view = departures(lab, ("JFK", NOON, 1))
+    with pytest.raises(RetrievalError, match=r"no feature arrivals\. It has departures"):
+        DuckDBOfflineStore.get_historical_features(
+            lab.config,
+            [view],
+            ["departures:arrivals"],
+            rows(SPINE, ("JFK", NOON)),
+            lab.registry,
+            "lab",
+        )
 
 
 def test_two_keys_of_a_view_may_come_from_one_column(lab: Lab) -> None:
@@ -566,6 +581,15 @@ def test_a_delta_table_that_is_not_there_is_named(lab: Lab) -> None:
         name="lake", path="no/lake", file_format=DeltaFormat(), timestamp_field="known_at"
     )
     with pytest.raises(MissingInputError, match=r"lake: .*no/lake holds no Delta table"):
+        joined(lab, view, ("JFK", NOON))
+
+
+def test_an_object_store_without_its_extension_says_what_to_install(lab: Lab) -> None:
+    view = departures(lab, ("JFK", NOON, 1))
+    view.batch_source = FileSource(
+        name="far", path="s3://bucket/departures.parquet", timestamp_field="known_at"
+    )
+    with pytest.raises(RetrievalError, match=r"far: s3://bucket.*needs a DuckDB extension"):
         joined(lab, view, ("JFK", NOON))
 
 

@@ -95,12 +95,12 @@ def test_on_demand_features_are_in_every_batch(lab: Lab) -> None:
 def test_a_result_is_staged_as_parquet_files_where_the_store_says(lab: Lab) -> None:
     spine, view = many(lab, 10)
     job = lab.join(spine, [view], config=lab.configured(staging_location="../staged"))
-    assert job.supports_remote_storage_export
+    assert job.supports_remote_storage_export()
     files = job.to_remote_storage()
     assert {Path(file).parents[1] for file in files} == {lab.root / "feature_repo" / "../staged"}
     assert ds.dataset(files).to_table().equals(job.to_arrow())
     without = lab.join(spine, [view])
-    assert not without.supports_remote_storage_export
+    assert not without.supports_remote_storage_export()
     with pytest.raises(RetrievalError, match="Set `staging_location`"):
         without.to_remote_storage()
 
