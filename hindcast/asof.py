@@ -36,6 +36,8 @@ FLOATS = {"FLOAT", "DOUBLE"}
 
 HISTORY_PER_SPINE_ROW = 16
 """From this many feature rows per spine row on, slots cost less than a merge (measured)."""
+EARLIEST = -9_223_372_022_400_000_000
+"""The first microsecond that DuckDB has a timestamp for."""
 CROWDED = 32
 """Slots that share a bucket, on average, above which a merge costs less (measured)."""
 
@@ -140,8 +142,8 @@ class PointInTimeJoin:
     views: list[View]
     filter_by_created_timestamp: bool
     merged: frozenset[int] = field(default_factory=frozenset)
-    period: tuple[datetime, datetime] | None = None
-    """The first and the last time of the spine, once it was read."""
+    period: tuple[int, int] | None = None
+    """The first and the last time of the spine in microseconds since 1970, once it was read."""
 
     @cached_property
     def prefix(self) -> str:
@@ -208,7 +210,7 @@ class PointInTimeJoin:
                 "count(*) as row_count",
             ],
             f"{p}spine as spine",
-            [f"spine.{p}at is not null", *(f"{key} is not null" for key in keys)],
+            [f"isfinite(spine.{p}at)", *(f"{key} is not null" for key in keys)],
             "group by all",
         )
         width = "case when last_at > first_at then floor(log2(last_at - first_at)) + 1 else 0 end"
@@ -238,7 +240,7 @@ class PointInTimeJoin:
         columns = [f"spine.{p}row", f"entity.{p}entity", f"epoch_us(spine.{p}at) as asked_at"]
         return (
             f"create temp table {p}times_{number} as\n"
-            f"{select(columns, rows, [f'spine.{p}at is not null'])}"
+            f"{select(columns, rows, [f'isfinite(spine.{p}at)'])}"
         )
 
     # --- which plan -----------------------------------------------------------------------
@@ -249,7 +251,7 @@ class PointInTimeJoin:
         """
         p, merged = self.prefix, set()
         first, last = connection.execute(
-            f"select min({p}at), max({p}at) from {p}spine"
+            f"select epoch_us(min({p}at)), epoch_us(max({p}at)) from {p}spine where isfinite({p}at)"
         ).fetchone() or (None, None)
         for number, view in enumerate(self.views, 1):
             times = f"{p}times_{self._key_set(view)}"
@@ -416,11 +418,11 @@ class PointInTimeJoin:
             return []
         first, last = self.period
         bounds = [("<=", last)]
-        if view.ttl and first - datetime.min.replace(tzinfo=UTC) > view.ttl:
-            bounds.append((">=", first - view.ttl))
+        if view.ttl and first - micros(view.ttl) > EARLIEST:
+            bounds.append((">=", first - micros(view.ttl)))
         column = view.source.moment(view.timestamp)
         return [
-            f"{column} {sign} {view.source.as_moment(view.timestamp, instant(bound))}"
+            f"{column} {sign} {view.source.as_moment(view.timestamp, str(bound))}"
             for sign, bound in bounds
         ]
 
@@ -467,7 +469,7 @@ class PointInTimeJoin:
             for place, (_, column) in enumerate(view.keys, 1)
         ]
         match.append(
-            f"{source.moment(view.timestamp)} = {source.moment_of(view.timestamp, 'seen.event_at')}"
+            f"{source.moment(view.timestamp)} = {source.as_moment(view.timestamp, 'seen.event_at')}"
         )
         if self._cuts_off(view) and view.created:
             match.append(f"{source.micros(view.created)} <= seen.asked_at")

@@ -12,11 +12,13 @@ What a retrieval promises:
 - Each feature view gives the latest row of the entity with `T - ttl <= event time <= T`, both
   ends included, in microseconds; a TTL of 0 or None is unlimited. If that row holds a NULL, the
   answer is NULL: an older value is never used in its place.
-- Equal event times: the latest created timestamp wins (NULL last), then the row that comes
-  last in its file, then the file whose path sorts last. The features asked for play no part.
+- Equal event times: the latest created timestamp wins (NULL last), then the file whose path
+  sorts last, then the row that comes last in it. The features asked for play no part.
 - `filter_by_created_timestamp=True`: the same among the rows created at or before T. A row
   without a created timestamp is left out: nothing shows that it was there.
-- A time without a zone is UTC. A time finer than a microsecond is floored to it.
+- A time without a zone is UTC. Finer than a microsecond, the time of a prediction is rounded down
+  and that of a feature row up, so that nothing from the future is joined. (Nanoseconds with a zone
+  in a Parquet file are cut by DuckDB itself; there a row may be up to one microsecond early.)
 - One query reads one snapshot: the `published` link is resolved once, when the job is made.
 - Columns come out as: the caller's, then each view's features in the order the view declares
   them, then the on-demand features.
@@ -26,7 +28,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -50,6 +52,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
+from feast.types import from_feast_to_pyarrow_type
 from feast.utils import compute_non_entity_date_range
 from pydantic import StrictInt, StrictStr
 
@@ -64,12 +67,18 @@ from hindcast.sources import (
     absolute,
     published_views,
     refuse_duplicates,
+    stamps,
 )
 from hindcast.sql import best_first, literal, quote, select
 
 logger = logging.getLogger(__name__)
 
 EXACT_IN_DOUBLE = 2**53
+ATTEMPTS = 3
+CHANGED = (
+    "a source's file was replaced while it was read. Run again; where that happens often, "
+    "publish new files beside the old ones and switch a link, as `dbt build` does."
+)
 
 
 class DuckDBOfflineStoreConfig(FeastDuckDBOfflineStoreConfig):  # type: ignore[misc]
@@ -250,7 +259,7 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
         """Keep what is needed to run; nothing is read yet. A join plans its query when it runs."""
         self.snapshot_path = str(snapshot.path) if snapshot.path else None
         self._session = session
-        self._statements = None if query is None else [query]
+        self._query = query
         self._config = config
         self._join = join
         self._period = period
@@ -264,11 +273,14 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
 
         Integers with missing values become float64, as everywhere in pandas, unless a value
         is too large to be exact in it: then the column becomes nullable `Int64` or `UInt64`.
+        Lists, structs and maps that hold integers come as Python's own.
         """
         table = self.to_arrow(validation_reference=validation_reference, timeout=timeout)
         frame: pd.DataFrame = table.to_pandas()
         for name in table.column_names:
             column = table[name]
+            if pa.types.is_nested(column.type) and _holds_integers(column.type):
+                frame[name] = pd.Series(column.to_pylist(), dtype=object)
             if pa.types.is_integer(column.type) and column.null_count:
                 extremes = pc.min_max(column).as_py()
                 if max(abs(extremes["min"] or 0), abs(extremes["max"] or 0)) > EXACT_IN_DOUBLE:
@@ -285,10 +297,8 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
 
         The spine is read once, to choose the plan by its size.
         """
-        if self._statements is None:
-            with self._session.run() as connection:
-                self._planned(connection)
-        statements = [*self._session.prelude, *self._planned()]
+        with self._session.run() as connection:
+            statements = [*self._session.prelude, *self._planned(connection)]
         return self._session.comment + ";\n\n".join(statements)
 
     def to_record_batches(self, rows: int = 65_536) -> pa.RecordBatchReader:
@@ -297,6 +307,8 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
         On-demand features are computed batch by batch. The reader holds a DuckDB connection,
         which ends with it.
         """
+        if rows < 1:
+            raise RetrievalError(f"a batch cannot have {rows} rows. Ask for one or more.")
         batches = self._batches(rows)
         first = next(batches)
         return pa.RecordBatchReader.from_batches(
@@ -308,9 +320,12 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
         """The result as tables of at most `rows`, at least one."""
         with self._session.run() as connection:
             at, empty = 0, True
+            before = self._stamps()
             with self._executed(connection).to_arrow_reader(rows) as reader:
                 schema = reader.schema
                 for batch in reader:
+                    if at == 0 and self._stamps() != before:
+                        raise RetrievalError(CHANGED)
                     yield self._complete(pa.Table.from_batches([batch]), at)
                     at, empty = at + batch.num_rows, False
             if empty:
@@ -319,7 +334,16 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
     def _complete(self, table: pa.Table, at: int) -> pa.Table:
         """A part of the query's result with the frame's columns from row `at` on, and on demand
         features."""
-        return _Part(self, self._beside_frame(table, at)).to_arrow()
+        whole = _Part(self, self._beside_frame(table, at)).to_arrow()
+        for view in self._on_demand_feature_views:
+            for field in view.features:
+                named = f"{view.projection.name_to_use()}__{field.name}"
+                name = named if self._full_feature_names else field.name
+                if name in whole.column_names:  # what pandas made of a part is not always the type
+                    place = whole.column_names.index(name)
+                    kind = from_feast_to_pyarrow_type(field.dtype)
+                    whole = whole.set_column(place, name, whole[name].cast(kind))
+        return whole
 
     def supports_remote_storage_export(self) -> bool:
         """Whether `staging_location` is set in `offline_store:`."""
@@ -360,7 +384,7 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
             raise RetrievalError(
                 f"cannot save to {type(storage).__name__}. Expected a SavedDatasetFileStorage."
             )
-        path = absolute(storage.file_options.uri, self._config)
+        path = write.writable(storage.file_options.uri, self._config, "a result")
         if path.exists() and not allow_overwrite:
             raise SavedDatasetLocationAlreadyExists(location=str(path))
         write.replace(path, self.to_arrow(timeout=timeout), storage.file_options.file_format)
@@ -380,10 +404,12 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
         """What was asked for. The range of times costs one reading of the spine."""
         if self._join is None:
             return None
-        if self._statements is None:
+        if self._join.period is None:
             with self._session.run() as connection:
                 self._planned(connection)
-        first, last = self._period or self._join.period or (None, None)
+        first, last = self._period or (None, None)
+        if self._period is None and self._join.period is not None:
+            first, last = map(_datetime, self._join.period)
         spine = self._join.spine
         return RetrievalMetadata(
             features=self._feature_refs,
@@ -392,14 +418,12 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
             max_event_timestamp=last,
         )
 
-    def _planned(self, connection: duckdb.DuckDBPyConnection | None = None) -> list[str]:
-        """The statements, planned once by the spine that is in place on the connection."""
-        if self._statements is None:
-            assert self._join is not None
-            assert connection is not None
-            self._join = self._join.planned(connection)
-            self._statements = self._join.statements()
-        return self._statements
+    def _planned(self, connection: duckdb.DuckDBPyConnection) -> list[str]:
+        """The statements, planned by the spine that is in place on the connection."""
+        if self._join is None:
+            return [self._query or ""]
+        self._join = self._join.planned(connection)
+        return self._join.statements()
 
     def _executed(self, connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
         """The connection after the last statement, its result ready to be fetched."""
@@ -407,12 +431,21 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
             connection.execute(statement)
         return connection
 
+    def _stamps(self) -> list[tuple[int, int, int]]:
+        """What the files look like: a join reads them twice, and both must be the same."""
+        views = self._join.views if self._join is not None else []
+        return stamps(path for view in views for path in view.source.paths)
+
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
-        with self._session.run() as connection:
-            if self._before is not None:
-                self._before(connection)
-            result = self._executed(connection).to_arrow_table()
-        return self._beside_frame(result, 0)
+        for _ in range(ATTEMPTS):
+            before = self._stamps()
+            with self._session.run() as connection:
+                if self._before is not None:
+                    self._before(connection)
+                result = self._executed(connection).to_arrow_table()
+            if self._stamps() == before:
+                return self._beside_frame(result, 0)
+        raise RetrievalError(CHANGED)
 
     def _beside_frame(self, result: pa.Table, at: int) -> pa.Table:
         """Features beside the rows of the caller's frame that they belong to, from `at` on."""
@@ -434,6 +467,21 @@ class _Part(DuckDBRetrievalJob):
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
         return self._table
+
+
+def _holds_integers(kind: pa.DataType) -> bool:
+    """Whether there are integers anywhere inside a type."""
+    if pa.types.is_nested(kind):
+        return any(_holds_integers(kind.field(i).type) for i in range(kind.num_fields))
+    return bool(pa.types.is_integer(kind))
+
+
+def _datetime(micros: int) -> datetime | None:
+    """An instant for Python, None beyond its years."""
+    try:
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)
+    except OverflowError:
+        return None
 
 
 def _chain(first: pa.Table, rest: Iterator[pa.Table]) -> Iterator[pa.Table]:

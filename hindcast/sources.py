@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import glob
 import os
+import re
+import urllib.parse
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from feast.data_format import DeltaFormat, ParquetFormat
 from feast.data_source import DataSource
 from feast.infra.offline_stores.file_source import FileSource
@@ -29,6 +32,7 @@ from hindcast.sql import literal, quote
 
 DEFAULT_TIMESTAMP = "event_timestamp"
 TIMESTAMP = "TIMESTAMP"
+TIMESTAMP_NS = "TIMESTAMP_NS"
 TIMESTAMPTZ = "TIMESTAMP WITH TIME ZONE"
 
 
@@ -119,9 +123,10 @@ class Snapshot:
         """
         if self.path is not None:
             for parent in path.parents:
-                if parent.name in (self.link.name, CURRENT) and (
+                named = parent.name in (self.link.name, CURRENT) and (
                     os.path.realpath(parent.parent) == str(self.link.parent)
-                ):
+                )
+                if named or os.path.realpath(parent) == str(self.path):
                     return self.path / path.relative_to(parent)
         return path
 
@@ -139,6 +144,8 @@ class Source:
     columns: dict[str, str]
     files: str
     """SQL for the path or paths that `reader` reads."""
+    paths: tuple[str, ...]
+    """The paths themselves, in the order in which ties are decided."""
 
     @classmethod
     def of(
@@ -162,29 +169,40 @@ class Source:
                 "Expected a FileSource of Parquet files or of a Delta table."
             )
         path = source.path
-        if "://" not in path:
-            path = str(snapshot.pin(absolute(path, config)))
-        if isinstance(format_, DeltaFormat):
-            files = _delta_files(source, path)
-        elif "://" in path:
-            files = literal(path)
-        else:
-            if os.path.isdir(path):
-                path = os.path.join(path, "**", "*.parquet")
-            if not os.path.exists(path) and not glob.glob(path, recursive=True):
-                raise MissingInputError(
-                    f"{source.name}: {path} is not there. `dbt build` publishes it."
-                )
-            files = literal(path)
-        reader = f"read_parquet({files}) as source"
         failure = f"{source.name}: {path} cannot be read"
-        if "://" in path:
+        if "://" in path and not isinstance(format_, DeltaFormat):
+            paths, options = [path], []
             failure += (
                 f". {path.partition(':')[0]}:// needs a DuckDB extension (httpfs, azure): "
                 "where DuckDB cannot load it, install it once with `install httpfs`"
             )
-        columns = _describe(connection, f"from {reader}", failure)
-        return cls(source.name, reader, dict(columns), files)
+            files = f"[{literal(path)}]"
+        else:
+            if "://" not in path:
+                path = str(snapshot.pin(absolute(path, config)))
+            failure = f"{source.name}: {path} cannot be read"
+            if isinstance(format_, DeltaFormat):
+                paths, hive = _delta_files(source, path), True
+            else:
+                paths, hive = _parquet_files(source, path)
+            # by name: tables grow columns; partitions only below the source, not above it
+            options = ["union_by_name = true"] * (len(paths) > 1)
+            options.append(f"hive_partitioning = {str(hive).lower()}")
+            files = f"[{', '.join(literal(_without_wildcards(file)) for file in paths)}]"
+            try:
+                names = pq.read_schema(paths[0]).names
+            except (pa.ArrowException, OSError) as error:
+                raise RetrievalError(f"{failure}: {error}") from error
+            refuse_duplicates(names, f"{source.name} ({paths[0]}) has")
+        reader = f"read_parquet({', '.join([files, *options])}) as source"
+        columns = dict(_describe(connection, f"from {reader}", failure))
+        for taken in ("file_index", "file_row_number"):
+            if taken in map(str.lower, columns):
+                raise RetrievalError(
+                    f"{source.name} has a column {taken!r}, a name that DuckDB uses itself to "
+                    "tell the rows of a file apart. Rename the column."
+                )
+        return cls(source.name, reader, columns, files, tuple(paths))
 
     def count(self, connection: duckdb.DuckDBPyConnection) -> int:
         """Rows, by the files' footers."""
@@ -209,27 +227,28 @@ class Source:
     def utc(self, column: str) -> str:
         """SQL for a time column as timestamptz."""
         sql, kind = self._time(column)
-        return sql if kind == TIMESTAMPTZ else f"cast({sql} as timestamptz)"
+        return sql if kind == TIMESTAMPTZ else f"make_timestamptz({self.micros(column)})"
 
     def micros(self, column: str) -> str:
-        """SQL for a time column as microseconds since 1970 in UTC; NULL for the infinities."""
-        sql, _ = self._time(column)
+        """SQL for a time column as microseconds since 1970 in UTC; NULL for the infinities.
+
+        Nanoseconds are rounded up: a row is known once its microsecond is over, never before.
+        """
+        sql, kind = self._time(column)
+        if kind == TIMESTAMP_NS:
+            return f"epoch_ns({sql}) // 1000 + (epoch_ns({sql}) % 1000 > 0)::bigint"
         return f"epoch_us({sql})"
 
     def moment(self, column: str) -> str:
-        """SQL for a time column as it is compared: as it is, if it has microseconds."""
+        """SQL for a time column as it is compared: as it is, so that DuckDB can skip by it."""
         sql, kind = self._time(column)
-        return sql if kind in (TIMESTAMP, TIMESTAMPTZ) else f"cast({sql} as timestamp)"
+        return sql if kind in (TIMESTAMP, TIMESTAMPTZ) else self.micros(column)
 
-    def as_moment(self, column: str, instant: str) -> str:
-        """SQL for an instant (timestamptz) to compare with `moment` of a column."""
-        _, kind = self._time(column)
-        return instant if kind == TIMESTAMPTZ else f"cast({instant} as timestamp)"
-
-    def moment_of(self, column: str, micros: str) -> str:
+    def as_moment(self, column: str, micros: str) -> str:
         """SQL for microseconds since 1970 to compare with `moment` of a column."""
         _, kind = self._time(column)
-        return f"make_timestamp{'tz' if kind == TIMESTAMPTZ else ''}({micros})"
+        makers = {TIMESTAMP: "make_timestamp", TIMESTAMPTZ: "make_timestamptz"}
+        return f"{makers.get(kind, '')}({micros})"
 
     def _time(self, column: str) -> tuple[str, str]:
         kind = self.require(column)
@@ -264,8 +283,43 @@ def _attach(warehouse: Path, connection: duckdb.DuckDBPyConnection) -> str:
     return statement
 
 
-def _delta_files(source: FileSource, path: str) -> str:
-    """SQL for the Parquet files of a Delta table's current version."""
+def _parquet_files(source: FileSource, path: str) -> tuple[list[str], bool]:
+    """The files of a path (a file, a directory, or a pattern), and whether they are partitioned.
+
+    Names that start with a dot or an underscore are not data, as everywhere.
+    """
+    if os.path.isfile(path):
+        return [path], False
+    if os.path.isdir(path):
+        root, found = (
+            path,
+            glob.glob(os.path.join(glob.escape(path), "**", "*.parquet"), recursive=True),
+        )
+    else:
+        root = re.split(r"[*?\[]", path)[0].rpartition("/")[0]
+        found = glob.glob(path, recursive=True)
+    below = {file: Path(file).relative_to(root).parts for file in found}
+    paths = sorted(
+        file for file, parts in below.items() if not any(part[0] in "._" for part in parts)
+    )
+    if not paths:
+        raise MissingInputError(f"{source.name}: {path} is not there. `dbt build` publishes it.")
+    return paths, any("=" in part for file in paths for part in below[file][:-1])
+
+
+def _without_wildcards(path: str) -> str:
+    """A path as DuckDB must be given it, so that it means this file and no pattern."""
+    return re.sub(r"([\[*?])", r"[\1]", path)
+
+
+def stamps(paths: Iterable[str]) -> list[tuple[int, int, int]]:
+    """What changes when a local file is replaced or rewritten."""
+    found = [os.stat(path) for path in paths if "://" not in path]
+    return [(stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in found]
+
+
+def _delta_files(source: FileSource, path: str) -> list[str]:
+    """The Parquet files of a Delta table's current version."""
     try:
         from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError, TableNotFoundError
@@ -290,8 +344,9 @@ def _delta_files(source: FileSource, path: str) -> str:
         )
     if not files:
         raise MissingInputError(f"{source.name}: {path} has no rows.")
-    listed = ", ".join(literal(file) for file in files)
-    return f"[{listed}]"
+    # deltalake quotes the table's own path as a URL, and leaves the files' as they are
+    quoted = urllib.parse.quote(path)
+    return [path + file.removeprefix(quoted) if file.startswith(quoted) else file for file in files]
 
 
 @dataclass(frozen=True)
@@ -347,7 +402,11 @@ class Spine:
             if warehouse is not None and "warehouse" in sql.lower():
                 attached = (_attach(absolute(warehouse, config), connection),)
             published = snapshot.tables()
-            tables = {name: path for name, path in published.items() if name.lower() in sql.lower()}
+            tables = {
+                name: path
+                for name, path in published.items()
+                if name.lower() in sql.lower().replace('""', '"')
+            }
             known = f"the SQL in entity_df does not run (tables: {', '.join(published) or 'none'})"
         for statement in published_views(tables):
             connection.execute(statement)
@@ -372,7 +431,11 @@ class Spine:
         """SQL for T as timestamptz."""
         if self.has_no_value(self.timestamp):
             return "cast(null as timestamptz)"
-        return f"cast({quote(self.timestamp)} as timestamptz)"
+        column = quote(self.timestamp)
+        if self.columns[self.timestamp] == TIMESTAMP_NS:  # floored, before 1970 too
+            floored = f"epoch_ns({column}) // 1000 - (epoch_ns({column}) % 1000 < 0)::bigint"
+            return f"make_timestamptz({floored})"
+        return f"cast({column} as timestamptz)"
 
     def narrow(self, keys: Iterable[str]) -> pa.Table:
         """The frame's time, floored to the microsecond, and its join keys."""
@@ -380,16 +443,18 @@ class Spine:
         table = self.frame.select(list(dict.fromkeys([self.timestamp, *keys])))
         times = table[self.timestamp]
         if pa.types.is_timestamp(times.type) and times.type.unit == "ns":
-            table = table.set_column(
-                0, self.timestamp, pc.floor_temporal(times, unit="microsecond")
-            )
+            # in UTC: an hour that a zone has twice cannot be rounded in it
+            utc = times.cast(pa.timestamp("ns", "UTC")) if times.type.tz else times
+            floored = pc.floor_temporal(utc, unit="microsecond")
+            table = table.set_column(0, self.timestamp, floored)
         return table
 
 
 def published_views(tables: dict[str, Path]) -> list[str]:
     """Statements that make Parquet files tables of a connection."""
     return [
-        f"create temp view {quote(name)} as from read_parquet({literal(str(path))})"
+        f"create temp view {quote(name)} as from "
+        f"read_parquet({literal(_without_wildcards(str(path)))}, hive_partitioning = false)"
         for name, path in tables.items()
     ]
 
@@ -407,9 +472,12 @@ def _to_arrow(entity_df: Any) -> pa.Table:
         )
     try:
         if isinstance(entity_df, pd.DataFrame):
-            return pa.Table.from_pandas(entity_df, preserve_index=False)
+            names = [str(name) for name in entity_df.columns]
+            refuse_duplicates(names, "entity_df has")
+            # a copy: the job runs later, and the caller may change the frame until then
+            return pa.Table.from_pandas(entity_df.copy(), preserve_index=False)
         return pa.table(entity_df)
-    except (pa.ArrowException, ValueError) as error:
+    except (pa.ArrowException, ValueError, OverflowError) as error:
         raise RetrievalError(
             f"entity_df has values that do not fit one type: {error}. "
             "Give each column one type, or leave the column out."

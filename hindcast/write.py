@@ -5,9 +5,11 @@ Readers see a new file whole or not at all. Not for publishing snapshots: dbt do
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -27,17 +29,12 @@ from hindcast.sources import Snapshot, absolute
 def append(config: RepoConfig, view: FeatureView, table: pa.Table) -> None:
     """Append rows to a view's source. See `DuckDBOfflineStore.offline_write_batch`."""
     source = view.batch_source
-    if not isinstance(source, FileSource) or "://" in source.path:
+    if not isinstance(source, FileSource):
         raise RetrievalError(
-            f"{view.name} cannot be written to: its source is {type(source).__name__} "
-            f"{getattr(source, 'path', '')}. Expected a FileSource with a path of this machine."
+            f"{view.name} cannot be written to: its source is a {type(source).__name__}. "
+            "Expected a FileSource."
         )
-    path = absolute(source.path, config)
-    if Snapshot.of(config).pin(path) != path:
-        raise RetrievalError(
-            f"{view.name} cannot be written to: {path} belongs to a published snapshot, which "
-            "never changes. Add the records to the raw files and run `dbt build`."
-        )
+    path = writable(source.path, config, view.name)
     if isinstance(source.file_format, DeltaFormat):
         from deltalake import DeltaTable, write_deltalake
 
@@ -48,13 +45,68 @@ def append(config: RepoConfig, view: FeatureView, table: pa.Table) -> None:
             f"{view.name} cannot be written to: its files are {source.file_format}, not Parquet."
         )
     elif path.is_dir():
-        schema = ds.dataset(path, format="parquet", partitioning="hive").schema
-        _write(
-            path / f"{time.time_ns():020}-{uuid4().hex}.parquet", _fitting(table, schema, view.name)
-        )
+        _append_file(path, table, view.name)
+    elif path.is_file():
+        with _alone_in(path.parent):
+            _write(path, _fitting(table, pq.read_schema(path), view.name), before=path)
     else:
-        schema = pq.read_schema(path)
-        _write(path, _fitting(table, schema, view.name), before=path)
+        raise RetrievalError(
+            f"{view.name} cannot be written to: {path} is no file and no directory. "
+            "Make it, with the columns of the source."
+        )
+
+
+def writable(path: str, config: RepoConfig, what: str) -> Path:
+    """A path of this machine outside of the published snapshots.
+
+    Raises RetrievalError if it is another.
+    """
+    if "://" in path:
+        raise RetrievalError(
+            f"{what} cannot be written to {path}. Expected a path of this machine."
+        )
+    snapshot, absolute_path = Snapshot.of(config), absolute(path, config)
+    real = Path(os.path.realpath(absolute_path))
+    if snapshot.pin(absolute_path) != absolute_path or (
+        snapshot.path is not None and real.is_relative_to(snapshot.path)
+    ):
+        raise RetrievalError(
+            f"{what} cannot be written: {absolute_path} belongs to a published snapshot, which "
+            "never changes. Feature rows come from the raw files by `dbt build`."
+        )
+    return absolute_path
+
+
+def _append_file(directory: Path, table: pa.Table, name: str) -> None:
+    """One more file in a directory, or in the partitions that it has.
+
+    Its name sorts after others, so that it wins where rows tie.
+    """
+    files = sorted(directory.rglob("*.parquet"))
+    if not files:
+        raise RetrievalError(f"{name} cannot be written to: {directory} holds no Parquet file yet.")
+    parts = [part for part in files[0].relative_to(directory).parts[:-1] if "=" in part]
+    schema = ds.dataset(directory, format="parquet", partitioning="hive").schema
+    ds.write_dataset(
+        _fitting(table, schema, name),
+        directory,
+        format="parquet",
+        basename_template=f"zzz-{time.time_ns():020}-{uuid4().hex}-{{i}}.parquet",
+        partitioning=[part.partition("=")[0] for part in parts] or None,
+        partitioning_flavor="hive" if parts else None,
+        existing_data_behavior="overwrite_or_ignore",
+    )
+
+
+@contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Hold a lock on a directory: two that rewrite a file there do it one after the other."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def replace(path: Path, table: pa.Table, format_: Any) -> None:
@@ -75,15 +127,14 @@ def replace(path: Path, table: pa.Table, format_: Any) -> None:
 
 def log(config: RepoConfig, data: pa.Table | Path, destination: Any) -> None:
     """Add rows to a log. See `DuckDBOfflineStore.write_logged_features`."""
-    if not isinstance(destination, FileLoggingDestination) or "://" in destination.path:
+    if not isinstance(destination, FileLoggingDestination):
         raise RetrievalError(
-            f"cannot log to {type(destination).__name__} {getattr(destination, 'path', '')}. "
-            "Expected a FileLoggingDestination with a path of this machine."
+            f"cannot log to a {type(destination).__name__}. Expected a FileLoggingDestination."
         )
     rows = ds.dataset(data, format="parquet") if isinstance(data, Path) else data
     ds.write_dataset(
         rows,
-        absolute(destination.path, config),
+        writable(destination.path, config, "the log"),
         format="parquet",
         basename_template=f"{time.time_ns():020}-{uuid4().hex}-{{i}}.parquet",
         partitioning=destination.partition_by or None,
@@ -111,6 +162,7 @@ def _fitting(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
 
 def _write(path: Path, table: pa.Table, before: Path | None = None) -> None:
     """Write a file that comes into being whole: the rows of `before`, if given, and the table."""
+    path = Path(os.path.realpath(path))
     unfinished = path.with_name(f".{path.name}.{uuid4().hex}")
     with pq.ParquetWriter(unfinished, table.schema) as writer:
         for batch in _batches(before):

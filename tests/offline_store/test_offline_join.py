@@ -453,7 +453,7 @@ AWKWARD = [
     ("entity_row_id", "event_expire_timestamp"),
     ("origin_y", "spine"),
     ("history", "view_1"),
-    ("filename", "file_row_number"),
+    ("filename", "rowid"),
     ("a space", 'a "quote"'),
     ("Flughafen ü", "出発"),
     ("'; drop table x; --", "select"),

@@ -217,5 +217,5 @@ def test_logs_are_added_as_new_files(lab: Lab, tmp_path: Path, partition_by) -> 
 def test_a_log_of_this_machine_is_relative_to_the_feature_repository(lab: Lab) -> None:
     log(lab, rows(KEYED, ("JFK", NOON, 1)), FileLoggingDestination(path="../log"))
     assert ds.dataset(lab.root / "log").count_rows() == 1
-    with pytest.raises(RetrievalError, match="Expected a FileLoggingDestination"):
+    with pytest.raises(RetrievalError, match="Expected a path of this machine"):
         log(lab, rows(KEYED, ("JFK", NOON, 1)), FileLoggingDestination(path="s3://bucket/log"))
