@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import resource
 import statistics
 import subprocess
@@ -30,6 +31,11 @@ from benchmarks.measure import machine, used, write_section
 
 DATA = Path(__file__).parents[1] / "data" / "benchmarks" / "pit"
 PLOT = Path(__file__).parents[1] / "docs" / "images" / "pit.png"
+RESULTS = DATA / "results.json"
+"""What was measured last for each cell and method; a run renews the cells it measures."""
+OURS, OURS_TYPE = "Hindcast", "hindcast.offline_store.DuckDBOfflineStore"
+LIMIT = os.environ.get("PIT_MEMORY_LIMIT")
+"""DuckDB's memory limit for our store, for example 3GB."""
 CPU_LIMIT = 100
 """Seconds after which a method is stopped."""
 
@@ -59,11 +65,14 @@ class Cell:
 
 def short(number: int) -> str:
     """1000000 -> 1M."""
-    return f"{number // 10**6}M" if number >= 10**6 else f"{number // 10**3}k"
+    for size, letter in ((10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{number // size}{letter}"
+    return str(number)
 
 
 ONE, TEN, HUNDRED = 10**6, 10**7, 10**8
-SMALL = [Cell(ONE, 10_000, 10_000), Cell(ONE, 10_000, 100_000)]
+SMALL = [Cell(1_000, 100, 10), Cell(ONE, 10_000, 10_000), Cell(ONE, 10_000, 100_000)]
 MIDDLE = Cell(TEN, 50_000, 100_000)
 STANDARD = [
     *SMALL,
@@ -83,10 +92,13 @@ FULL = [*STANDARD, Cell(HUNDRED, 50_000, 100_000), Cell(HUNDRED, 50_000, ONE)]
 # --- the data -----------------------------------------------------------------------------
 
 
-def history_file(cell: Cell) -> Path:
-    """Feature rows over one year, loaded up to two hours after they happened."""
+def history_file(cell: Cell, view: int = 0) -> Path:
+    """Feature rows over one year, loaded up to two hours after they happened.
+
+    Each view has a file of its own name, so that nobody reads one file for all.
+    """
     name = f"{short(cell.history)}_{short(cell.entities)}_{cell.order}"
-    return DATA / f"{name}{'_skewed' * cell.skewed}.parquet"
+    return DATA / f"{name}{'_skewed' * cell.skewed}{f'_view{view}' * bool(view)}.parquet"
 
 
 def spine_file(cell: Cell) -> Path:
@@ -124,6 +136,9 @@ def make_data(cell: Cell) -> None:
                 ) to '{history_file(cell)}.tmp' (format parquet)
             """)
             Path(f"{history_file(cell)}.tmp").rename(history_file(cell))
+        for view in range(1, cell.views):
+            if not history_file(cell, view).exists():
+                history_file(cell, view).hardlink_to(history_file(cell))
         if not spine_file(cell).exists():
             connection.execute(f"""
                 copy (
@@ -145,7 +160,7 @@ def floor(cell: Cell) -> Callable[[], float]:
         with duckdb.connect() as connection:
             features = ", ".join(f"h{v}.f{n}" for v in range(cell.views) for n in range(1, 5))
             joins = " ".join(
-                f"left join read_parquet('{history_file(cell)}') as h{v} "
+                f"left join read_parquet('{history_file(cell, v)}') as h{v} "
                 f"on h{v}.file_row_number = spine.place and h{v}.entity_id >= 0 "
                 f"and h{v}.event_timestamp is not null "
                 f"{f'and h{v}.created is not null' * cell.created}"
@@ -177,7 +192,8 @@ def feast(type_: str) -> Callable[[Cell], Callable[[], float]]:
             provider="local",
             registry=str(DATA / "registry.db"),
             online_store=None,
-            offline_store={"type": type_},
+            offline_store={"type": type_}
+            | ({"memory_limit": LIMIT} if LIMIT and type_ == OURS_TYPE else {}),
             entity_key_serialization_version=3,
         )
         config.repo_path = DATA
@@ -192,7 +208,7 @@ def feast(type_: str) -> Callable[[Cell], Callable[[], float]]:
                 schema=[Field(name="entity_id", dtype=Int64)]
                 + [Field(name=name, dtype=kind) for name, kind in kinds.items()],
                 source=FileSource(
-                    path=str(history_file(cell)),
+                    path=str(history_file(cell, number)),
                     timestamp_field="event_timestamp",
                     created_timestamp_column="created" if cell.created else "",
                 ),
@@ -226,7 +242,7 @@ def merge_asof(cell: Cell) -> Callable[[], float]:
         spine = pd.read_parquet(spine_file(cell)).reset_index()
         result = spine.sort_values("event_timestamp")
         for view in range(cell.views):
-            history = pd.read_parquet(history_file(cell), columns=columns)
+            history = pd.read_parquet(history_file(cell, view), columns=columns)
             by = ["event_timestamp", "created"] if cell.created else ["event_timestamp"]
             history = history.sort_values(by).rename(
                 columns={f"f{n}": f"view_{view}__f{n}" for n in range(1, 5)}
@@ -255,7 +271,7 @@ def join_asof(cell: Cell) -> Callable[[], float]:
         result = pl.scan_parquet(spine_file(cell)).with_row_index("place").sort("event_timestamp")
         for view in range(cell.views):
             history = (
-                pl.scan_parquet(history_file(cell))
+                pl.scan_parquet(history_file(cell, view))
                 .select("entity_id", *by, "f1", "f2", "f3", "f4")
                 .sort(by)
                 .drop("created", strict=False)
@@ -274,9 +290,8 @@ def join_asof(cell: Cell) -> Callable[[], float]:
     return run
 
 
-OURS = "Hindcast"
 METHODS: dict[str, Callable[[Cell], Callable[[], float]]] = {
-    OURS: feast("hindcast.offline_store.DuckDBOfflineStore"),
+    OURS: feast(OURS_TYPE),
     "floor": floor,
     "polars join_asof": join_asof,
     "pandas merge_asof": merge_asof,
@@ -356,6 +371,19 @@ def measure_all(
     return results
 
 
+def remembered(results: dict[Cell, dict[str, Result]]) -> dict[Cell, dict[str, Result]]:
+    """The results of this run, and of earlier ones for the cells of the grid that it left out."""
+    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for cell, row in results.items():
+        stored.setdefault(cell.label, {}).update({m: asdict(found) for m, found in row.items()})
+    RESULTS.write_text(json.dumps(stored, indent=2))
+    return {
+        cell: {method: Result(**found) for method, found in stored[cell.label].items()}
+        for cell in FULL
+        if cell.label in stored
+    }
+
+
 # --- telling ------------------------------------------------------------------------------
 
 
@@ -366,7 +394,7 @@ def table(results: dict[Cell, dict[str, Result]], methods: list[str]) -> list[li
         ours = row[OURS]
         cells = [cell.label]
         for method in methods:
-            found = row[method]
+            found = row.get(method, Result(ended="not run"))
             if found.ended:
                 cells.append(found.ended[:60])
                 continue
@@ -414,7 +442,9 @@ def plot(results: dict[Cell, dict[str, Result]], methods: list[str]) -> None:
         axes, ("cpu", "megabytes"), ("CPU seconds", "peak memory, MB"), strict=True
     ):
         for method in methods:
-            points = [(h, getattr(r[method], quantity)) for h, r in sorted(plain.items())]
+            points = [
+                (h, getattr(r[method], quantity)) for h, r in sorted(plain.items()) if method in r
+            ]
             style = {"linewidth": 3, "color": "black"} if method == OURS else {}
             axis.plot(*zip(*points, strict=True), "o-", label=method, **style)
         axis.set(xscale="log", yscale="log", xlabel="feature rows", ylabel=name)
@@ -426,15 +456,16 @@ def plot(results: dict[Cell, dict[str, Result]], methods: list[str]) -> None:
     figure.savefig(PLOT, dpi=110)
 
 
-def markdown(results: dict[Cell, dict[str, Result]], methods: list[str], command: str) -> str:
+def markdown(results: dict[Cell, dict[str, Result]], methods: list[str]) -> str:
     """The section of docs/benchmarks.md."""
     head, *rows = table(results, methods)
     lines = [
         "## Point-in-time joins",
         "",
-        f"`{command}` on {machine()}: medians of runs in turns. CPU seconds and peak memory of "
-        "one retrieval; in brackets how many times ours. The floor answers nothing: it reads the "
-        "same bytes and joins once.",
+        f"`python -m benchmarks.pit --full` on {machine()}: medians of three runs in turns (what "
+        "takes over 10 s: one run). CPU seconds and peak memory of one retrieval; in brackets how "
+        "many times ours. The floor answers nothing: it reads the same bytes and joins once. "
+        f"What passes {CPU_LIMIT} CPU seconds is stopped.",
         "",
         f"| {' | '.join(head)} |",
         f"|{'---|' * len(head)}",
@@ -454,6 +485,7 @@ def main() -> None:
     size.add_argument("--standard", action="store_true", help="the grid of docs/benchmarks.md")
     size.add_argument("--full", action="store_true", help="up to 100 million feature rows")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each (default 3)")
+    parser.add_argument("--only", default="", help="only cells whose label has this text")
     parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated")
     parser.add_argument(
         "--write", action="store_true", help="write docs/benchmarks.md and the plot"
@@ -468,6 +500,9 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown methods {', '.join(unknown)}; there are {', '.join(METHODS)}")
     cells = FULL if options.full else STANDARD if options.standard else SMALL
+    cells = [cell for cell in cells if options.only in f"{cell.label}."]
+    if not cells:
+        parser.error(f"no cell is called {options.only!r}")
     results = measure_all(cells, methods, options.repeats)
     head, *rows = table(results, methods)
     shown = Table(*head)
@@ -477,9 +512,9 @@ def main() -> None:
     console.print(shown)
     console.print("\n".join(growth(results)))
     if options.write:
-        plot(results, methods)
-        command = "python -m benchmarks.pit" + " --full" * options.full
-        write_section("pit", markdown(results, methods, command + " --standard" * options.standard))
+        whole = remembered(results)
+        plot(whole, list(METHODS))
+        write_section("pit", markdown(whole, list(METHODS)))
         console.print("Written: docs/benchmarks.md and docs/images/pit.png")
 
 
