@@ -376,20 +376,22 @@ class PointInTimeJoin:
         """Times of the feature rows of the spine's entities that some prediction may see.
 
         `known_at` is the time from which on a row can be seen: its event time, or with
-        `filter_by_created_timestamp` the later of event and created time.
+        `filter_by_created_timestamp` the later of event and created time. Only then is there
+        an `event_at` beside it.
         """
-        p, source = self.prefix, view.source
+        p, source, event = self.prefix, view.source, self._event(view)
         event_at = source.micros(view.timestamp)
         keys = [
             f"{source.column(column)} as {p}key_{place}"
             for place, (_, column) in enumerate(view.keys, 1)
         ]
-        known_at = event_at
+        times = [f"{event_at} as {event}"]
         if self._cuts_off(view) and view.created:
             created = source.micros(view.created)
-            known_at = f"case when {created} is not null then greatest({event_at}, {created}) end"
+            latest = f"case when {created} is not null then greatest({event_at}, {created}) end"
+            times.append(f"{latest} as known_at")
         read = select(
-            [*keys, f"{event_at} as event_at", f"{known_at} as known_at"],
+            [*keys, *times],
             source.reader,
             self._needed(view),
         )
@@ -398,19 +400,22 @@ class PointInTimeJoin:
         ]
         limits = ["feature.known_at <= entity.last_at"]
         if view.ttl:
-            limits.append(f"feature.event_at >= entity.first_at - {micros(view.ttl)}")
+            limits.append(f"feature.{event} >= entity.first_at - {micros(view.ttl)}")
         return select(
             [
                 f"entity.{p}entity",
                 "entity.base + (greatest(feature.known_at - entity.first_at, 0) >> entity.shift)"
                 " as bucket",
-                "feature.event_at",
-                "feature.known_at",
+                *(f"feature.{column}" for column in dict.fromkeys([event, "known_at"])),
             ],
             f"(\n{read}\n) as feature\njoin {p}entities_{self._key_set(view)} as entity\n"
             f"    on {' and '.join(match) or 'true'}",
             limits,
         )
+
+    def _event(self, view: View) -> str:
+        """The column of `_history` with the event time."""
+        return "event_at" if self._cuts_off(view) else "known_at"
 
     def _needed(self, view: View) -> list[str]:
         """Conditions that let DuckDB skip what no prediction can see, by the files' statistics."""
@@ -430,7 +435,7 @@ class PointInTimeJoin:
         """By slots: the newest row of each slot, carried on to the predictions after it."""
         p, number = self.prefix, self._key_set(view)
         newest = select(
-            [f"slot.{p}row", "max(history.event_at) as event_at"],
+            [f"slot.{p}row", f"max(history.{self._event(view)}) as event_at"],
             f"(\n{history}\n) as history\njoin {p}slots_{number} as slot\n"
             "    on slot.bucket = history.bucket\n"
             "    and history.known_at > slot.after and history.known_at <= slot.asked_at",

@@ -1,4 +1,8 @@
-"""Tests of one folder stay in one process: they share what is costly to set up."""
+"""Tests of one folder stay in one process: they share what is costly to set up.
+
+Here and not in `tests/`, which would put that folder on the import path, where `tests/landing`
+would hide the package `landing`.
+"""
 
 import pytest
 
@@ -9,6 +13,8 @@ def pytest_xdist_make_scheduler(config, log):
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFolder(LoadScopeScheduling):
+        """A test's scope is the folder of its file."""
+
         def _split_scope(self, nodeid):
             return nodeid.partition("::")[0].rpartition("/")[0]
 
