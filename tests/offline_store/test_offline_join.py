@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from conftest import UTC_US, Lab, at, rows
 from deltalake import write_deltalake
 from feast import FeatureView, Field, FileSource, PushSource, RequestSource
 from feast.data_format import DeltaFormat
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Int64
 
+from conftest import UTC_US, Lab, at, rows
 from hindcast.errors import MissingInputError, RetrievalError
 from hindcast.offline_store import DuckDBOfflineStore
 

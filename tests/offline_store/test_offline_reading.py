@@ -13,7 +13,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import UTC_US, Lab, at, rows
 from feast import Entity, FeatureService, FeatureStore, FeatureView, FileSource
 from feast.data_format import DeltaFormat, ParquetFormat
 from feast.errors import SavedDatasetLocationAlreadyExists
@@ -21,6 +20,7 @@ from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.infra.offline_stores.offline_utils import get_offline_store_from_config
 from pydantic import ValidationError
 
+from conftest import UTC_US, Lab, at, rows
 from hindcast.errors import MissingInputError, RetrievalError
 from hindcast.offline_store import DuckDBOfflineStore, DuckDBRetrievalJob
 

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from conftest import UTC_US, Lab, at, rows
 from deltalake import DeltaTable, write_deltalake
 from feast import FeatureView, Field, FileSource, RequestSource
 from feast.data_format import DeltaFormat
@@ -20,6 +19,7 @@ from feast.infra.offline_stores.file_source import FileLoggingDestination
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Int64
 
+from conftest import UTC_US, Lab, at, rows
 from hindcast.errors import RetrievalError
 from hindcast.offline_store import DuckDBOfflineStore
 
