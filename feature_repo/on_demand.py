@@ -1,10 +1,10 @@
 """Features that depend on T or on two views at once: one function each, offline and online.
 
-Feast runs the same function over the training frame and over the answer of the online store.
-The columns may come typed (offline) or as Python objects with None (online), so each is brought
-to one type first. Not for anything that can be computed before T: that belongs in
-`models/features/`. A description in a `Field` of an
-on-demand schema makes Feast 0.67 refuse the view, so what a field means stands beside it.
+Feast runs the same function over the training frame and over the answer of its online store, and
+`hindcast.online` over plain arrays (that is what the tag says). Feast keeps a function's source
+text, so each imports what it needs in its body. Not for anything that can be computed before T:
+that belongs in `models/features/`. A description in a `Field` of an on-demand schema makes Feast
+0.67 refuse the view, so what a field means stands beside it.
 """
 
 from pathlib import Path
@@ -15,6 +15,7 @@ from feast import Field, RequestSource
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, Int64, UnixTimestamp
 
+from hindcast.on_demand import TAG
 from hindcast.registry import load
 
 views = load(Path(__file__).parent.parent).views
@@ -46,6 +47,7 @@ flight_request = RequestSource(
         ),  # scheduled minutes beyond 40 + distance / 7.6 miles a minute
     ],
     mode="pandas",
+    tags=TAG,
     description="What the calendar and the schedule alone say of a flight.",
     owner="flight-ops",
 )
@@ -53,31 +55,33 @@ def flight_calendar(inputs: pd.DataFrame) -> pd.DataFrame:
     """Local time, weekday, holidays, distance and scheduled duration."""
     from pandas.tseries.holiday import USFederalHolidayCalendar
 
-    departure = pd.to_datetime(inputs["sched_dep_at"], utc=True)
-    local = departure.dt.tz_convert("America/New_York").dt.tz_localize(None)
-    day = local.dt.normalize().to_numpy().astype("datetime64[D]").astype("int64")
-    span = (local.min() - pd.Timedelta(days=400), local.max() + pd.Timedelta(days=400))
-    holidays = (
-        USFederalHolidayCalendar()
-        .holidays(*span)
-        .to_numpy()
-        .astype("datetime64[D]")
-        .astype("int64")
+    from hindcast.on_demand import Columns, local, once
+
+    holidays = once(
+        "US federal holidays",
+        lambda: (
+            USFederalHolidayCalendar()
+            .holidays("1971-01-01", "2100-12-31")
+            .to_numpy("datetime64[D]")
+        ),
     )
+    columns = Columns(inputs)
+    departure = local(columns.times("sched_dep_at"), "America/New_York")
+    day = departure.astype("datetime64[D]")
     after = np.clip(np.searchsorted(holidays, day), 1, len(holidays) - 1)
-    to_next, since_last = holidays[after] - day, day - holidays[after - 1]
-    distance = pd.to_numeric(inputs["distance_mi"])
-    block = pd.to_numeric(inputs["block_min"])
-    return pd.DataFrame(
+    to_next = (holidays[after] - day).astype("int64")
+    since_last = (day - holidays[after - 1]).astype("int64")
+    minute = (departure - day).astype("timedelta64[m]").astype("int64")
+    distance, block = columns.numbers("distance_mi"), columns.numbers("block_min")
+    return columns.result(
         {
-            "local_hour": local.dt.hour + local.dt.minute / 60.0,
-            "weekday": local.dt.weekday.astype("int64"),
+            "local_hour": minute / 60.0,
+            "weekday": (day.astype("int64") + 3) % 7,  # 1970 began on a Thursday
             "days_from_holiday": np.where(to_next <= since_last, -to_next, since_last),
-            "flight_distance_mi": distance.astype("float64"),
-            "flight_block_min": block.astype("float64"),
+            "flight_distance_mi": distance,
+            "flight_block_min": block,
             "flight_padding_min": block - (40 + distance / 7.6),
-        },
-        index=inputs.index,
+        }
     )
 
 
@@ -116,32 +120,29 @@ def flight_calendar(inputs: pd.DataFrame) -> pd.DataFrame:
         Field(name="plane_age_years", dtype=Float64),  # years since it was built
     ],
     mode="pandas",
+    tags=TAG,
     description="How long ago, at T, the things happened that the other views tell of.",
     owner="flight-ops",
 )
 def flight_context(inputs: pd.DataFrame) -> pd.DataFrame:
     """Ages and gaps between instants; NULL where one of the two is unknown."""
-    at = pd.to_datetime(inputs["predict_at"], utc=True)
-    departure = pd.to_datetime(inputs["sched_dep_at"], utc=True)
+    from hindcast.on_demand import Columns, minutes
 
-    def minutes(later: pd.Series, earlier: str) -> pd.Series:
-        return (later - pd.to_datetime(inputs[earlier], utc=True)).dt.total_seconds() / 60
-
-    slack = minutes(departure, "tail_last_expected_arrival_at")
-    return pd.DataFrame(
+    columns = Columns(inputs)
+    at, departure = columns.times("predict_at"), columns.times("sched_dep_at")
+    slack = minutes(departure - columns.times("tail_last_expected_arrival_at"))
+    year = at.astype("datetime64[Y]").astype("int64") + 1970
+    return columns.result(
         {
             "inbound_slack_min": slack,
-            "inbound_spare_min": slack
-            - pd.to_numeric(inputs["tail_last_block_min"]).astype("float64"),
-            "hours_since_last_leg": minutes(at, "tail_last_departed_at") / 60,
-            "weather_age_min": minutes(at, "weather_observed_at"),
-            "origin_overdue_age_min": minutes(at, "origin_overdue_scheduled_at"),
-            "carrier_overdue_age_min": minutes(at, "carrier_overdue_scheduled_at"),
-            "dest_overdue_age_min": minutes(at, "dest_overdue_scheduled_at"),
-            "plane_age_years": at.dt.year
-            - pd.to_numeric(inputs["plane_year_built"]).astype("float64"),
-        },
-        index=inputs.index,
+            "inbound_spare_min": slack - columns.numbers("tail_last_block_min"),
+            "hours_since_last_leg": minutes(at - columns.times("tail_last_departed_at")) / 60,
+            "weather_age_min": minutes(at - columns.times("weather_observed_at")),
+            "origin_overdue_age_min": minutes(at - columns.times("origin_overdue_scheduled_at")),
+            "carrier_overdue_age_min": minutes(at - columns.times("carrier_overdue_scheduled_at")),
+            "dest_overdue_age_min": minutes(at - columns.times("dest_overdue_scheduled_at")),
+            "plane_age_years": year - columns.numbers("plane_year_built"),
+        }
     )
 
 

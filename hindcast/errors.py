@@ -29,3 +29,11 @@ class MissingInputError(HindcastError):
 
 class RetrievalError(HindcastError):
     """A spine or a feature view that cannot be joined as asked."""
+
+
+class EntityKeyError(RetrievalError):
+    """An entity key of a request that is not of its type. The message names row and key."""
+
+
+class OnlineStoreUnavailableError(HindcastError):
+    """The online store cannot be read now. The message says why; a later try may succeed."""

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -169,14 +170,19 @@ class DuckDBOfflineStore(FeastDuckDBOfflineStore):  # type: ignore[misc]
         Rows with a NULL join key belong to no entity: they are left out and counted in a
         warning. A start after the end is no start: see `_in_period`.
         """
-        return _pull(
-            config,
-            data_source,
+        snapshot, session = Snapshot.of(config), Session.of(config)
+        with session.run() as connection:
+            source = Source.of(data_source, config, snapshot, connection)
+        times = (timestamp_field, created_timestamp_column or None)
+        return LatestRowsJob(
+            session,
+            source,
+            _pulled(source, join_key_columns, feature_name_columns, times),
             join_key_columns,
-            feature_name_columns,
-            (timestamp_field, created_timestamp_column),
-            (start_date, end_date),
-            latest=True,
+            times,
+            _in_period(source.utc(timestamp_field), start_date, end_date),
+            snapshot=snapshot,
+            config=config,
         )
 
     @staticmethod
@@ -191,15 +197,20 @@ class DuckDBOfflineStore(FeastDuckDBOfflineStore):  # type: ignore[misc]
         end_date: datetime | None = None,
     ) -> DuckDBRetrievalJob:
         """Every row with `start_date <= event time <= end_date`, NULL keys included."""
-        return _pull(
-            config,
-            data_source,
-            join_key_columns,
-            feature_name_columns,
-            (timestamp_field, created_timestamp_column),
-            (start_date, end_date),
-            latest=False,
+        snapshot, session = Snapshot.of(config), Session.of(config)
+        with session.run() as connection:
+            source = Source.of(data_source, config, snapshot, connection)
+        times = (timestamp_field, created_timestamp_column or None)
+        at = source.utc(timestamp_field)
+        # Oldest first: whoever keeps the last row it sees of an entity keeps the right one.
+        oldest_first = [f"{term} nulls first" for term in (at, *source.tie_break(times[1]))]
+        query = select(
+            _pulled(source, join_key_columns, feature_name_columns, times),
+            source.reader,
+            _in_period(at, start_date, end_date),
+            f"order by {', '.join(oldest_first)}",
         )
+        return DuckDBRetrievalJob(session, query, snapshot=snapshot, config=config)
 
     @staticmethod
     def offline_write_batch(
@@ -457,6 +468,98 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
         return table
 
 
+class LatestRowsJob(DuckDBRetrievalJob):
+    """The newest row of each entity in a period: what materialization loads.
+
+    In two steps, since only the second reads the features: when is each entity's newest row, then
+    those rows. Where one entity has several rows of that time, a third decides among them.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        source: Source,
+        columns: list[str],
+        keys: list[str],
+        times: tuple[str, str | None],
+        period: list[str],
+        *,
+        snapshot: Snapshot,
+        config: RepoConfig,
+    ) -> None:
+        """`columns` is what is asked for, `period` the conditions on the event time."""
+        super().__init__(session, None, snapshot=snapshot, config=config)
+        self._source, self._columns, self._keys, self._times = source, columns, keys, times
+        self._period_conditions = period
+        self._before = self._warn_of_keyless_rows
+
+    @property
+    def stamp(self) -> str:
+        """Another text when the files that the job reads are others."""
+        return repr((self._source.paths, stamps(self._source.paths)))
+
+    @property
+    def without_key(self) -> list[str]:
+        """The condition on rows that belong to no entity, beside that on the period."""
+        keyless = " or ".join(f"{self._source.column(key)} is null" for key in self._keys)
+        return [*self._period_conditions, f"({keyless or 'false'})"]
+
+    def keyless_rows(self, most: int) -> tuple[int, pa.Table]:
+        """How many rows have a NULL join key, and the first `most` of them."""
+        with self._session.run() as connection:
+            rows = self._count_keyless(connection)
+            listed = select(self._columns, self._source.reader, self.without_key, f"limit {most}")
+            return rows, connection.execute(listed).to_arrow_table()
+
+    @contextmanager
+    def in_batches(self, rows: int, ties: bool) -> Iterator[tuple[int, pa.RecordBatchReader]]:
+        """How many entities there are, and their rows in batches of at most `rows`.
+
+        Without `ties`, no row is weighed against another of the same entity and time, which is
+        quicker: if more rows come than there are entities, ask again with it.
+        """
+        with self._session.run() as connection:
+            latest, answer = self._statements(ties)
+            connection.execute(latest)
+            (entities,) = connection.execute("select count(*) from latest").fetchone() or (0,)
+            with connection.execute(answer).to_arrow_reader(rows) as reader:
+                yield int(entities), reader
+
+    def _statements(self, ties: bool) -> list[str]:
+        source = self._source
+        at = source.moment(self._times[0])
+        named = {f"key_{number}": source.column(key) for number, key in enumerate(self._keys)}
+        newest = select(
+            [*(f"{column} as {name}" for name, column in named.items()), f"max({at}) as moment"],
+            source.reader,
+            [*self._period_conditions, *(f"{column} is not null" for column in named.values())],
+            "group by all having moment is not null",
+        )
+        same = [f"{column} = latest.{name}" for name, column in named.items()]
+        same.append(f"{at} = latest.moment")
+        rank = best_first(map(source.column, self._keys), source.tie_break(self._times[1]))
+        answer = select(
+            self._columns,
+            f"{source.reader}\njoin latest on {' and '.join(same)}",
+            tail=f"qualify row_number() over ({rank}) = 1" if ties else "",
+        )
+        return [f"create or replace temp table latest as\n{newest}", answer]
+
+    def _planned(self, connection: duckdb.DuckDBPyConnection) -> list[str]:
+        return self._statements(ties=True)
+
+    def _count_keyless(self, connection: duckdb.DuckDBPyConnection) -> int:
+        count = select(["count(*)"], self._source.reader, self.without_key)
+        (rows,) = connection.execute(count).fetchone() or (0,)
+        return int(rows)
+
+    def _warn_of_keyless_rows(self, connection: duckdb.DuckDBPyConnection) -> None:
+        rows = self._count_keyless(connection)
+        if rows:
+            label, names = self._source.label, " or ".join(self._keys)
+            logger.warning("%s: %s rows left out, their %s is NULL", label, rows, names)
+
+
 class _Part(DuckDBRetrievalJob):
     """Rows of a job that were read already, to which Feast adds the on-demand features."""
 
@@ -503,51 +606,15 @@ def query(config: RepoConfig, sql: str) -> pa.Table:
         return connection.execute(sql).to_arrow_table()
 
 
-def _pull(
-    config: RepoConfig,
-    data_source: DataSource,
-    keys: list[str],
-    features: list[str],
-    times: tuple[str, str | None],
-    period: tuple[datetime | None, datetime | None],
-    *,
-    latest: bool,
-) -> DuckDBRetrievalJob:
-    """The rows of a source in a period: all, or the latest of each key that is not NULL."""
-    snapshot, session = Snapshot.of(config), Session.of(config)
-    with session.run() as connection:
-        source = Source.of(data_source, config, snapshot, connection)
+def _pulled(
+    source: Source, keys: list[str], features: list[str], times: tuple[str, str | None]
+) -> list[str]:
+    """The columns that a pull gives, as Feast names them."""
     terms = {column: source.column(column) for column in [*keys, *features]}
     terms |= {column: source.utc(column) for column in times if column}
     if not keys:  # Feast keeps the rows of a view without entities under this key
         terms[DUMMY_ENTITY_ID] = literal(DUMMY_ENTITY_VAL)
-    columns = [f"{term} as {quote(column)}" for column, term in terms.items()]
-    at = source.utc(times[0])
-    conditions = _in_period(at, *period)
-    rank = [at, *source.tie_break(times[1])]
-    if not latest:
-        # Oldest first: whoever keeps the last row it sees of an entity keeps the right one.
-        oldest_first = ", ".join(f"{term} nulls first" for term in rank)
-        query = select(columns, source.reader, conditions, tail=f"order by {oldest_first}")
-        return DuckDBRetrievalJob(session, query, snapshot=snapshot, config=config)
-    keyless = " or ".join(f"{source.column(key)} is null" for key in keys) or "false"
-    query = select(
-        columns,
-        source.reader,
-        [*conditions, f"not ({keyless})"],
-        f"qualify row_number() over ({best_first(map(source.column, keys), rank)}) = 1",
-    )
-    count = select(["count(*)"], source.reader, [*conditions, f"({keyless})"])
-
-    def warn_of_keyless_rows(connection: duckdb.DuckDBPyConnection) -> None:
-        (rows,) = connection.execute(count).fetchone() or (0,)
-        if rows:
-            names = " or ".join(keys)
-            logger.warning("%s: %s rows left out, their %s is NULL", source.label, rows, names)
-
-    return DuckDBRetrievalJob(
-        session, query, snapshot=snapshot, config=config, before=warn_of_keyless_rows
-    )
+    return [f"{term} as {quote(column)}" for column, term in terms.items()]
 
 
 def _everyone(

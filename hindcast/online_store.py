@@ -1,74 +1,251 @@
-"""Feast's SQLite online store, serving what the point-in-time join gives at the same instant.
+"""Feast online stores that keep one packed row per entity and feature view.
 
-Use it with `online_store: {type: hindcast.online_store.SqliteOnlineStore, path: ...}`. It is
-for one machine. It is not for vector search, and not for Feast's precomputed feature vectors,
-which Feast serves by a rule of its own.
+Use one with `online_store: {type: hindcast.online_store.LmdbOnlineStore, path: ...}` (embedded,
+nothing to start) or `hindcast.online_store.RedisOnlineStore`, and beside it
+`batch_engine: {type: hindcast.compute_engine.ArrowEngine}`, which fills it column-wise. Every
+client of Feast reads them; `hindcast.online.OnlineReader` reads them without Feast's objects. Not
+for vector search or Feast's precomputed feature vectors. How rows are packed is in `packed`, where
+they are kept in `kv`.
 
-What differs from Feast's own store:
+What they promise:
 
-- **The TTL holds online.** A value older than T - ttl is served as missing (NULL), as the
-  offline join leaves it out; T is the latest instant up to which its view was materialized.
-  So a store materialized up to a moment of 2013 serves that moment. A view that was only
-  pushed to has no T: its values are served at any age.
-- **A NULL key has no values**, online as offline: such rows are neither stored nor found.
-  Feast's store answers a NULL key with a TypeError.
-- **Times are stored in UTC to the microsecond** (as seconds since 1970). Feast's store cuts
-  them to seconds and reads them in the time zone of the process.
-- **An older value never replaces a newer one**, in whatever order ranges are materialized;
-  of equal times the last written stays. What this cannot see is history that was rewritten:
-  a stored row that the source no longer has is served until a newer one comes or its TTL ends.
+- **The TTL holds online**, by the rule of the offline join: T is the latest instant up to which a
+  view was materialized, and a value older than T - ttl is NULL, with status OUTSIDE_MAX_AGE. A view
+  that was only pushed to has no T: its values are served at any age.
+- **What was materialized is what the source says.** A row that the source no longer has goes; a
+  correction with the same event time replaces; an older range never replaces what is newer. What
+  was pushed stays until something newer comes.
+- **An entity is wholly old or wholly new**, whenever a run is killed: its row is one value. With
+  LMDB that holds for a whole view.
+- **A NULL key has no values**; a key of the wrong type is refused by name (Feast's stores cut 1.9
+  to 1).
+- **Times are exact to the microsecond**, but for what Feast's own messages hold: whole seconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from abc import abstractmethod
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime
+from enum import IntEnum
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
-from feast import utils
-from feast.feature_view import FeatureView
-from feast.infra.key_encoding_utils import serialize_entity_key
-from feast.infra.online_stores.helpers import compute_table_id, extract_text_and_num
-from feast.infra.online_stores.sqlite import SqliteOnlineStore as FeastSqliteOnlineStore
-from feast.infra.online_stores.sqlite import (
-    SqliteOnlineStoreConfig as FeastSqliteOnlineStoreConfig,
-)
+import msgspec
+import numpy as np
+import pyarrow as pa
+from feast import Entity, FeatureView
+from feast.feature_view import DUMMY_ENTITY_ID
+from feast.infra.online_stores.helpers import compute_table_id
+from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.online_response import OnlineResponse
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from feast.repo_config import RepoConfig
-from pydantic import StrictStr
+from feast.repo_config import FeastConfigBaseModel, RepoConfig
+from feast.utils import _get_table_entity_values
+from feast.value_type import ValueType
+from google.protobuf.timestamp_pb2 import Timestamp
+from pydantic import StrictInt, StrictStr
 
 from hindcast.errors import RetrievalError
+from hindcast.kv import Engine, LmdbEngine, Writer
+from hindcast.packed import (
+    NEVER,
+    Layout,
+    checked_key,
+    header,
+    instant,
+    key_columns,
+    key_of_proto,
+    micros,
+    pack,
+    to_proto,
+    unpack,
+)
+from hindcast.sources import absolute
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-KEYS_PER_QUERY = 10_000  # SQLite takes at most 32,766 parameters
+BATCH = 20_000
 
-# The views that reach `online_read` lose their materialization times on the way (a projection
-# is a copy without them), so it looks them up in the registry that the request came with.
+# The views that reach `_read_features_per_fv` lose their materialization times on the way (a
+# projection is a copy without them), so they are looked up in the registry of the request.
 _registry_of_request: ContextVar[BaseRegistry | None] = ContextVar("registry", default=None)
 
-StoredRow = tuple[datetime | None, dict[str, Value] | None]
+
+class Status(IntEnum):
+    """Whether an entity's row of a view is served, by Feast's numbers."""
+
+    PRESENT = FieldStatus.PRESENT
+    NOT_FOUND = FieldStatus.NOT_FOUND
+    OUTSIDE_MAX_AGE = FieldStatus.OUTSIDE_MAX_AGE
 
 
-class SqliteOnlineStoreConfig(FeastSqliteOnlineStoreConfig):  # type: ignore[misc]
-    """The `online_store:` section of `feature_store.yaml`."""
+class TableState(msgspec.Struct):
+    """What is kept beside the rows of a view.
 
-    type: StrictStr = "hindcast.online_store.SqliteOnlineStore"
-    enable_openai_compatible_store: Literal[False] = False
+    `until` is T in microseconds; `source` and `snapshot` say from what it was materialized last.
+    """
+
+    until: int | None = None
+    source: str | None = None
+    snapshot: str | None = None
+    layouts: list[list[tuple[str, str]]] = []
+
+    def number(self, layout: Layout) -> int:
+        """The layout's number, a new one if rows are written with it for the first time."""
+        written = layout.written()
+        if written not in self.layouts:
+            self.layouts.append(written)
+        return self.layouts.index(written)
 
 
-class SqliteOnlineStore(FeastSqliteOnlineStore):  # type: ignore[misc]
-    """Serves feature values from one SQLite file. See the module for what it promises."""
+_write_state = msgspec.msgpack.Encoder().encode
+
+
+@lru_cache(maxsize=1024)
+def read_state(description: bytes) -> tuple[TableState, tuple[Layout, ...]]:
+    """A table's description as it is kept."""
+    state = msgspec.msgpack.decode(description, type=TableState)
+    return state, tuple(Layout.loaded(layout) for layout in state.layouts)
+
+
+@dataclass
+class Loaded:
+    """What one materialization of a view did, in entities."""
+
+    entities: int = 0
+    written: int = 0
+    removed: int = 0
+
+
+class TiesError(Exception):
+    """One entity came with several rows of the same time; nothing is lost, ask for ties."""
+
+
+class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast is untyped
+    """What the stores share. See the module for what they promise."""
+
+    @abstractmethod
+    def engine(self, config: RepoConfig) -> Engine:
+        """Where this repository's rows are kept."""
 
     def plan(self, config: RepoConfig, desired_registry_proto: Any) -> list[Any]:
-        """Nothing for `feast plan` to list: Feast records the tables of its own store only.
-
-        With another `type`, it would show each of them as about to be created for ever.
-        """
+        """Nothing for `feast plan` to list: Feast records the tables of its own stores only."""
         return []
+
+    def update(
+        self,
+        config: RepoConfig,
+        tables_to_delete: Sequence[FeatureView],
+        tables_to_keep: Sequence[FeatureView],
+        entities_to_delete: Sequence[Entity],
+        entities_to_keep: Sequence[Entity],
+        partial: bool,
+    ) -> None:
+        """Forget the rows of views that are no more."""
+        if tables_to_delete:
+            self.engine(config).drop(table_name(config, view) for view in tables_to_delete)
+
+    def teardown(
+        self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]
+    ) -> None:
+        """Forget everything."""
+        self.engine(config).drop(table_name(config, view) for view in tables)
+
+    async def close(self) -> None:
+        """Let go of nothing: engines are shared by the stores of a process."""
+
+    def _check_versioned_read_support(self, grouped_refs: Any) -> None:
+        """Versions of views are tables of their own."""
+
+    # --- writing -------------------------------------------------------------------------------
+
+    def online_write_batch(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        data: list[tuple[EntityKey, dict[str, Value], datetime, datetime | None]],
+        progress: Callable[[int], Any] | None,
+    ) -> None:
+        """Store pushed rows; those older than what is there change nothing."""
+        layout = Layout.of_fields(table.features)
+        with self.engine(config).writing(table_name(config, table)) as writer:
+            state = _state(writer)
+            number = state.number(layout)
+            newest: dict[bytes, bytes] = {}
+            for entity_key, values, event_at, created_at in data:
+                key = key_of_proto(entity_key)
+                if key is None:
+                    continue
+                created = NEVER if created_at is None else micros(created_at)
+                row = pack(micros(event_at), created, number, True, layout.of_protos(values))
+                if key not in newest or header(row)[:2] >= header(newest[key])[:2]:
+                    newest[key] = row
+            stored = writer.get(list(newest))
+            writer.put(
+                {
+                    key: row
+                    for (key, row), old in zip(newest.items(), stored, strict=True)
+                    if old is None or header(row)[:2] >= header(old)[:2]
+                }
+            )
+            writer.describe(_write_state(state))
+        if progress:
+            progress(len(data))
+
+    def materialized_from(self, config: RepoConfig, view: FeatureView) -> TableState:
+        """What is known of a view's last materialization."""
+        with self.engine(config).writing(table_name(config, view)) as writer:
+            return _state(writer)
+
+    def load(
+        self,
+        config: RepoConfig,
+        view: FeatureView,
+        batches: Iterable[pa.RecordBatch],
+        entities: int | None,
+        period: tuple[datetime | None, datetime],
+        origin: tuple[str | None, str | None],
+        progress: Callable[[int], Any],
+    ) -> Loaded:
+        """Make the view's rows of a period what the batches say: each entity's newest row in it.
+
+        `origin` is what they were read from: the stamp of the source and the snapshot's id. Raises
+        TiesError if there are more rows than `entities`.
+        """
+        layout = Layout.of_fields(view.features)
+        keys = [name for name in view.join_keys if name != DUMMY_ENTITY_ID] or [DUMMY_ENTITY_ID]
+        times = (view.batch_source.timestamp_field, view.batch_source.created_timestamp_column)
+        start, end = NEVER if period[0] is None else micros(period[0]), micros(period[1])
+        done, seen = Loaded(), array("q")
+        with self.engine(config).writing(table_name(config, view)) as writer:
+            state = _state(writer)
+            number = state.number(layout)
+            writer.describe(_write_state(state))  # a row's layout is known before the row
+            for batch in batches:
+                packed = key_columns(batch, keys)
+                new = _packed_rows(batch, packed, layout, number, times)
+                changed = _changed(new, writer.get(packed), end)
+                writer.put(changed)
+                seen.extend(map(hash, packed))
+                done.entities += batch.num_rows
+                done.written += len(changed)
+                progress(batch.num_rows)
+            if entities is not None and done.entities != entities:
+                raise TiesError
+            if writer.count() > done.entities:
+                done.removed = _remove_gone(writer, seen, start, end)
+            state.until = max(end, NEVER if state.until is None else state.until)
+            state.source, state.snapshot = origin
+            writer.describe(_write_state(state))
+        return done
+
+    # --- reading -------------------------------------------------------------------------------
 
     def get_online_features(
         self,
@@ -80,7 +257,10 @@ class SqliteOnlineStore(FeastSqliteOnlineStore):  # type: ignore[misc]
         full_feature_names: bool = False,
         include_feature_view_version_metadata: bool = False,
     ) -> OnlineResponse:
-        """As in Feast, with the TTL applied."""
+        """As in Feast, with the TTL applied and keys of the wrong type refused."""
+        if isinstance(entity_rows, list):
+            entity_rows = _by_column(entity_rows)
+        entity_rows = _checked(entity_rows, registry, project)
         token = _registry_of_request.set(registry)
         try:
             return super().get_online_features(
@@ -105,31 +285,30 @@ class SqliteOnlineStore(FeastSqliteOnlineStore):  # type: ignore[misc]
         full_feature_names: bool,
         include_feature_view_version_metadata: bool,
     ) -> None:
-        """Feast's loop over the views, for keys that may be NULL."""
-        for view, features in grouped_refs:
-            by_key = utils._get_table_entity_values(
-                view, entity_name_to_join_key_map, join_key_values
-            )
+        """Every view's rows in one read, so that all are as of one instant."""
+        asked = []
+        for view, _ in grouped_refs:
+            by_key = _get_table_entity_values(view, entity_name_to_join_key_map, join_key_values)
             missing = set(view.join_keys) - set(by_key)
             if missing:
                 raise RetrievalError(
                     f"feature view {view.name} needs {', '.join(sorted(missing))} of each entity. "
                     f"The request has {', '.join(join_key_values)}."
                 )
-            entities = [
-                dict(zip(by_key, row, strict=True)) for row in zip(*by_key.values(), strict=True)
-            ]
-            keys = utils._get_entity_key_protos(entities)
-            utils._populate_response_from_feature_data(
-                features,
-                self.online_read(config, view, keys, features),
-                [[place] for place in range(len(keys))],
-                online_features_response,
-                full_feature_names,
-                view,
-                len(keys),
-                include_feature_view_version_metadata,
+            names = list(by_key)
+            asked.append(
+                [
+                    key_of_proto(EntityKey(join_keys=names, entity_values=parts))
+                    for parts in zip(*by_key.values(), strict=True)
+                ]
             )
+        answers = self._read(config, [view for view, _ in grouped_refs], asked)
+        for (view, names), rows in zip(grouped_refs, answers, strict=True):
+            _append(online_features_response, view, names, rows, full_feature_names)
+            if include_feature_view_version_metadata:
+                metadata = online_features_response.metadata.feature_view_metadata.add()
+                metadata.name = view.projection.name_alias or view.projection.name
+                metadata.version = getattr(view, "current_version_number", 0) or 0
 
     def online_read(
         self,
@@ -137,96 +316,264 @@ class SqliteOnlineStore(FeastSqliteOnlineStore):  # type: ignore[misc]
         table: FeatureView,
         entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
-    ) -> list[StoredRow]:
+    ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
         """One (event time, values) for each key, (None, None) where nothing is to be served."""
-        oldest = _oldest_to_serve(config, table)
-        keys = [_serialized(key, config) for key in entity_keys]
-        times: dict[bytes, datetime] = {}
-        values: dict[bytes, dict[str, Value]] = {}
-        wanted = list({key for key in keys if key is not None})
-        for start in range(0, len(wanted), KEYS_PER_QUERY):
-            batch = wanted[start : start + KEYS_PER_QUERY]
-            rows = self._get_conn(config).execute(
-                # Adding zero keeps Python from reading the number as a local time.
-                f"select entity_key, feature_name, value, event_ts + 0 "
-                f"from {_table(config, table)} "
-                f"where entity_key in ({', '.join('?' * len(batch))})",
-                batch,
-            )
-            for key, feature, value, seconds in rows:
-                times[key] = EPOCH + timedelta(seconds=seconds)
-                if oldest is None or times[key] >= oldest:
-                    values.setdefault(key, {})[feature] = Value.FromString(value)
-        return [
-            (times[key], values[key]) if key is not None and key in values else (None, None)
-            for key in keys
-        ]
+        (rows,) = self._read(config, [table], [[key_of_proto(key) for key in entity_keys]])
+        wanted = _types(table, requested_features or [field.name for field in table.features])
+        answer: list[tuple[datetime | None, dict[str, Value] | None]] = []
+        for row in rows:
+            if row.status is Status.PRESENT:
+                answer.append((instant(row.event_us), row.protos(wanted)))
+            else:
+                answer.append((None, None))
+        return answer
 
-    def online_write_batch(
+    def _read(
         self,
         config: RepoConfig,
-        table: FeatureView,
-        data: list[tuple[EntityKey, dict[str, Value], datetime, datetime | None]],
-        progress: Callable[[int], Any] | None,
-    ) -> None:
-        """Store the rows in one transaction; those older than what is there change nothing."""
-        with self._get_conn(config) as connection:
-            connection.executemany(
-                f"insert into {_table(config, table)} as stored "
-                "(entity_key, feature_name, value, value_text, event_ts, created_ts) "
-                "values (?, ?, ?, ?, ?, ?) "
-                "on conflict (entity_key, feature_name) do update set "
-                "value = excluded.value, value_text = excluded.value_text, "
-                "event_ts = excluded.event_ts, created_ts = excluded.created_ts "
-                "where excluded.event_ts >= stored.event_ts",
-                _cells(config, data),
+        views: Sequence[FeatureView],
+        asked: Sequence[Sequence[bytes | None]],
+    ) -> list[list[_Row]]:
+        wanted = [
+            (table_name(config, view), [key for key in keys if key is not None])
+            for view, keys in zip(views, asked, strict=True)
+        ]
+        answer = []
+        for view, keys, (description, rows) in zip(
+            views, asked, self.engine(config).read(wanted), strict=True
+        ):
+            state, layouts = read_state(description) if description else (TableState(), ())
+            oldest = oldest_to_serve(view, state, _registry_of_request.get(), config.project)
+            found = iter(rows)
+            answer.append(
+                [_Row.of(None if key is None else next(found), oldest, layouts) for key in keys]
             )
-        if progress:
-            progress(len(data))
+        return answer
 
 
-def _cells(
-    config: RepoConfig,
-    data: Iterable[tuple[EntityKey, dict[str, Value], datetime, datetime | None]],
-) -> Iterable[tuple[Any, ...]]:
-    """One row of the table for each feature of each entity."""
-    for entity_key, values, event_at, created_at in data:
-        key = _serialized(entity_key, config)
-        if key is None:
+@dataclass(frozen=True)
+class _Row:
+    """One entity's row of a view, as it is to be served."""
+
+    status: Status
+    event_us: int
+    layout: Layout | None = None
+    stored: Sequence[Any] = ()
+
+    @classmethod
+    def of(cls, row: bytes | None, oldest: int | None, layouts: Sequence[Layout]) -> _Row:
+        if row is None:
+            return cls(Status.NOT_FOUND, 0)
+        event_us, _, number, _ = header(row)
+        if oldest is not None and event_us < oldest:
+            return cls(Status.OUTSIDE_MAX_AGE, event_us)
+        return cls(Status.PRESENT, event_us, layouts[number], unpack(row))
+
+    def protos(self, wanted: Mapping[str, ValueType]) -> dict[str, Value]:
+        """Feast's messages of those features asked for, by name and type, that the row has."""
+        if self.layout is None:
+            return {}
+        places = ((name, self.layout.places.get((name, kind))) for name, kind in wanted.items())
+        return {
+            name: to_proto(self.stored[place], self.layout.kinds[place])
+            for name, place in places
+            if place is not None
+        }
+
+
+def _types(view: FeatureView, names: Iterable[str]) -> dict[str, ValueType]:
+    """The types of a view's features by name."""
+    types = {field.name: field.dtype.to_value_type() for field in view.features}
+    return {name: types[name] for name in names if name in types}
+
+
+def _append(
+    response: Any, view: FeatureView, names: list[str], rows: list[_Row], full_names: bool
+) -> None:
+    """Add a view's features to Feast's answer."""
+    prefix = f"{view.projection.name_to_use()}__" if full_names else ""
+    response.metadata.feature_names.val.extend(prefix + name for name in names)
+    times = [
+        Timestamp(seconds=row.event_us // 10**6, nanos=row.event_us % 10**6 * 1000) for row in rows
+    ]
+    types = _types(view, names)
+    protos = [row.protos(types) for row in rows]
+    nothing = Value()
+    for name in names:
+        statuses = [
+            Status.NOT_FOUND if row.status is Status.PRESENT and name not in values else row.status
+            for row, values in zip(rows, protos, strict=True)
+        ]
+        response.results.append(
+            GetOnlineFeaturesResponse.FeatureVector(
+                values=[values.get(name, nothing) for values in protos],
+                statuses=[status.value for status in statuses],
+                event_timestamps=times,
+            )
+        )
+
+
+def oldest_to_serve(
+    view: FeatureView, state: TableState, registry: BaseRegistry | None, project: str
+) -> int | None:
+    """T - ttl in microseconds: rows with an earlier event time are past their TTL. None: no limit.
+
+    Where another engine than ours wrote the rows, T is known to the registry only.
+    """
+    if not getattr(view, "ttl", None):
+        return None
+    until = state.until
+    if until is None and registry is not None:
+        known = registry.get_any_feature_view(view.name, project, allow_cache=True)
+        until = known.most_recent_end_time and micros(known.most_recent_end_time)
+    return None if until is None else until - int(view.ttl.total_seconds() * 10**6)
+
+
+def table_name(config: RepoConfig, view: FeatureView) -> str:
+    """The name of a view's table."""
+    name: str = compute_table_id(
+        config.project, view, config.registry.enable_online_feature_view_versioning
+    )
+    return name
+
+
+def _state(writer: Writer) -> TableState:
+    """A copy of what is kept beside the rows, to be changed and written back."""
+    description = writer.description()
+    return msgspec.msgpack.decode(description, type=TableState) if description else TableState()
+
+
+def _packed_rows(
+    batch: pa.RecordBatch,
+    keys: list[bytes],
+    layout: Layout,
+    number: int,
+    times: tuple[str, str | None],
+) -> dict[bytes, bytes]:
+    """The rows of a batch by key."""
+    events = _micros_of(batch.column(times[0]))
+    created = _micros_of(batch.column(times[1])) if times[1] else [NEVER] * len(events)
+    columns = layout.columns(batch)
+    rows = zip(*columns, strict=True) if columns else iter([()] * len(events))
+    return {
+        key: pack(event_us, NEVER if created_us is None else created_us, number, False, values)
+        for key, event_us, created_us, values in zip(keys, events, created, rows, strict=True)
+    }
+
+
+def _micros_of(column: pa.Array) -> list[Any]:
+    return column.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_pylist()  # type: ignore[no-any-return]
+
+
+def _changed(
+    new: Mapping[bytes, bytes], stored: Sequence[bytes | None], end: int
+) -> dict[bytes, bytes]:
+    """The new rows that are to be stored: see "What was materialized" above."""
+    changed = {}
+    for (key, row), old in zip(new.items(), stored, strict=True):
+        if old == row:
             continue
-        event_ts = _seconds(event_at)
-        created_ts = None if created_at is None else _seconds(created_at)
-        for feature, value in values.items():
-            text, _ = extract_text_and_num(value, False)
-            yield key, feature, value.SerializeToString(), text, event_ts, created_ts
+        if old is not None:
+            event_us, created_us, _, pushed = header(old)
+            if event_us > end or (pushed and (event_us, created_us) > header(row)[:2]):
+                continue
+        changed[key] = row
+    return changed
 
 
-def _oldest_to_serve(config: RepoConfig, table: FeatureView) -> datetime | None:
-    """T - ttl: values with an earlier event time are past their TTL. None: no limit."""
-    ttl = getattr(table, "ttl", None)
-    if not ttl:
-        return None
-    registry = _registry_of_request.get()
-    if registry is not None:
-        table = registry.get_any_feature_view(table.name, config.project, allow_cache=True)
-    materialized_until: datetime | None = table.most_recent_end_time
-    return materialized_until and materialized_until - ttl
+def _remove_gone(writer: Writer, seen: array[int], start: int, end: int) -> int:
+    """Remove rows of the period that were materialized before and were not seen this time."""
+    known = np.sort(np.frombuffer(seen, dtype=np.int64)) if seen else np.empty(0, np.int64)
+    gone: list[bytes] = []
+    for key, row in writer.scan():
+        event_us, _, _, pushed = header(row)
+        if start <= event_us <= end and not pushed:
+            at = np.searchsorted(known, hash(key))
+            if at == len(known) or known[at] != hash(key):
+                gone.append(key)
+    writer.delete(gone)
+    return len(gone)
 
 
-def _serialized(key: EntityKey, config: RepoConfig) -> bytes | None:
-    """The key as stored; None if a part of it is NULL."""
-    if any(value.WhichOneof("val") is None for value in key.entity_values):
-        return None
-    version = config.entity_key_serialization_version
-    return bytes(serialize_entity_key(key, entity_key_serialization_version=version))
+def _by_column(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Rows as columns. Raises RetrievalError if they do not all have the same names."""
+    if not rows:
+        raise RetrievalError("no entity was asked for. Give at least one row.")
+    names = set(rows[0])
+    for number, row in enumerate(rows):
+        if set(row) != names:
+            raise RetrievalError(
+                f"row {number} has {', '.join(row)}. Expected {', '.join(rows[0])} as in the first."
+            )
+    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
-def _seconds(time: datetime) -> float:
-    """Seconds since 1970; exact to the microsecond. A time without a zone is UTC."""
-    return (time.replace(tzinfo=time.tzinfo or UTC) - EPOCH).total_seconds()
+def _checked(columns: Any, registry: BaseRegistry, project: str) -> Any:
+    """The request with every join key's values checked by the type of its entity."""
+    types = {
+        entity.join_key: entity.value_type
+        for entity in registry.list_entities(project, allow_cache=True)
+    }
+    return {
+        name: checked_key(name, types[name], list(values.val if hasattr(values, "val") else values))
+        if name in types
+        else values
+        for name, values in columns.items()
+    }
 
 
-def _table(config: RepoConfig, table: FeatureView) -> str:
-    versioned = config.registry.enable_online_feature_view_versioning
-    name: str = compute_table_id(config.project, table, versioned)
-    return '"' + name.replace('"', '""') + '"'
+class LmdbOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
+    """The `online_store:` section of `feature_store.yaml`."""
+
+    type: Literal["hindcast.online_store.LmdbOnlineStore"] = "hindcast.online_store.LmdbOnlineStore"
+    path: StrictStr = "../data/online"
+    """The directory of the store; relative to `feature_store.yaml`."""
+    size_limit: StrictInt = 64 * 2**30
+    """The most bytes it may grow to. Nothing is reserved."""
+
+
+class LmdbOnlineStore(PackedOnlineStore):
+    """Keeps feature values in an embedded LMDB directory of this machine."""
+
+    def engine(self, config: RepoConfig) -> Engine:
+        """The directory's engine, one in each process."""
+        options = config.online_store
+        return LmdbEngine.at(Path(absolute(options.path, config)), options.size_limit)
+
+    def teardown(
+        self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]
+    ) -> None:
+        """Remove the directory."""
+        engine = self.engine(config)
+        assert isinstance(engine, LmdbEngine)
+        engine.remove()
+
+
+class RedisOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
+    """The `online_store:` section of `feature_store.yaml`."""
+
+    type: Literal["hindcast.online_store.RedisOnlineStore"] = (
+        "hindcast.online_store.RedisOnlineStore"
+    )
+    url: StrictStr = "redis://127.0.0.1:6379/0"
+    """Where the server is. Feast fills in `${REDIS_URL}` from the environment."""
+    prefix: StrictStr = "hindcast"
+    """What the names of all keys begin with."""
+    timeout: float = 0.8
+    """Seconds after which a call has failed."""
+
+
+class RedisOnlineStore(PackedOnlineStore):
+    """Keeps feature values on a Redis server."""
+
+    def engine(self, config: RepoConfig) -> Engine:
+        """The server's engine, one for each setting."""
+        options = config.online_store
+        return _redis_engine(options.url, options.prefix, options.timeout)
+
+
+@lru_cache(maxsize=32)
+def _redis_engine(url: str, prefix: str, timeout: float) -> Engine:
+    from hindcast.kv_redis import RedisEngine  # needs an extra
+
+    return RedisEngine(url, prefix, timeout)

@@ -126,7 +126,7 @@ def stands_at(store: Any, service: Any, at: datetime | None) -> datetime:
             raise MissingInputError(
                 f"the online store knows {view} up to {end.isoformat()}, which is after "
                 f"{wanted.isoformat()}: scores would know the future. Give a later --at, or "
-                f"delete data/online.db and data/registry.db, then run "
+                f"delete data/online and data/registry.db, then run "
                 f"`feast -c feature_repo apply` and {command}"
             )
         if end < wanted - timedelta(hours=1):

@@ -1,9 +1,12 @@
 """The ordinary commands do what a user of dbt and Feast expects, again and in any order."""
 
 import json
-import sqlite3
 
 import duckdb
+
+from hindcast.kv import LmdbEngine
+from hindcast.online_store import read_state
+from hindcast.packed import header, pack, pack_key, unpack
 
 UNTIL = "2013-01-04T00:00:00Z"
 
@@ -17,20 +20,26 @@ def test_online_equals_offline_for_a_thousand_rows(project):
 
 
 def test_parity_fails_when_one_online_value_is_changed(project):
-    online = project.root / "data" / "online.db"
-    kept = online.read_bytes()
+    engine = LmdbEngine(project.root / "data" / "online", 2**30)
+    table = "hindcast_flights_airport_state"
+    ((description, (kept,)),) = engine.read([(table, [pack_key(["JFK"])])])
+    layout = read_state(description)[1][-1]
+    values = unpack(kept)
+    place = layout.names.index("origin_departures_1h")
+    values[place] += 1
+
+    def put(row):
+        with engine.writing(table) as writer:
+            writer.put({pack_key(["JFK"]): row})
+
+    put(pack(*header(kept), values))
     try:
-        with sqlite3.connect(online) as con:
-            con.execute(
-                "update hindcast_flights_airport_state set value = (select value from "
-                "hindcast_flights_airport_state where feature_name = 'origin_departures_24h' "
-                "order by value limit 1) where feature_name = 'origin_departures_1h'"
-            )
         done = project.run(f"hindcast parity --at {UNTIL} --rows 50")
         assert done.returncode == 1
         assert "origin_departures_1h" in done.stdout
     finally:
-        online.write_bytes(kept)
+        put(kept)
+        engine.close()
 
 
 def test_feast_apply_a_second_time_changes_nothing(project):

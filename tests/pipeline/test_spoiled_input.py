@@ -66,7 +66,7 @@ FAULTS = [
 def refused(project, raw):
     """What `dbt build` says of files of the wrong shape, one fault in each of seven, and of a
     source without files; then the files are put back."""
-    online = project.root / "data" / "online.db"
+    online = project.root / "data" / "online" / "data.mdb"
     before = project.snapshot_id(), online.read_bytes()
     files = sorted((raw / "flights").iterdir())[: len(FAULTS)]
     kept = {file: file.read_bytes() for file in files}

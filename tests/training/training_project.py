@@ -184,8 +184,9 @@ def make_project(path: Path) -> Project:
         "    published: ../data/published/current\n"
         "    threads: 1\n"
         "online_store:\n"
-        "    type: hindcast.online_store.SqliteOnlineStore\n"
-        "    path: ../data/online.db\n"
+        "    type: hindcast.online_store.LmdbOnlineStore\n"
+        "    path: ../data/online\n"
+        "batch_engine: {type: hindcast.compute_engine.ArrowEngine}\n"
         "entity_key_serialization_version: 3\n"
     )
     publish(path, "first")

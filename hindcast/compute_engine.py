@@ -1,0 +1,176 @@
+"""Feast's materialization, column-wise: from an offline store's Arrow batches to packed rows.
+
+Use it with `batch_engine: {type: hindcast.compute_engine.ArrowEngine}`; then plain `feast
+materialize` and `feast materialize-incremental` go this way wherever the online store is one of
+`hindcast.online_store`. Views that Feast transforms on the way, and other online stores, are left
+to Feast's own local engine. Not for reading sources (that is the offline store's) or packing rows
+(the online store's).
+
+An incremental run starts where the last one ended only if it reads the very files that the last
+one read. Otherwise rows may have come late, with an earlier time, or been corrected; so it starts
+as far back as a row could still be served, and writes the entities that have changed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from feast import FeatureView
+from feast.batch_feature_view import BatchFeatureView
+from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
+from feast.infra.compute_engines.local.compute import LocalComputeEngine
+from feast.infra.compute_engines.local.job import LocalMaterializationJob
+from feast.infra.registry.base_registry import BaseRegistry
+from feast.repo_config import FeastConfigBaseModel
+from pydantic import StrictStr
+from tqdm import tqdm
+
+from hindcast.offline_store import LatestRowsJob
+from hindcast.online_store import BATCH, Loaded, PackedOnlineStore, TiesError
+from hindcast.sources import absolute
+
+logger = logging.getLogger(__name__)
+
+QUARANTINED_AT_MOST = 10_000
+
+
+class ArrowEngineConfig(FeastConfigBaseModel):  # type: ignore[misc]  # Feast is untyped
+    """The `batch_engine:` section of `feature_store.yaml`."""
+
+    type: Literal["hindcast.compute_engine.ArrowEngine"] = "hindcast.compute_engine.ArrowEngine"
+    quarantine: StrictStr = "../data/quarantine/materialize"
+    """Where rows that belong to no entity are written; relative to `feature_store.yaml`."""
+
+
+class ArrowEngine(LocalComputeEngine):  # type: ignore[misc]
+    """Materializes into a `PackedOnlineStore`. See the module for how."""
+
+    def __init__(self, quarantine: str = ArrowEngineConfig().quarantine, **settings: Any) -> None:
+        """Take what `batch_engine:` says."""
+        settings.pop("type", None)
+        super().__init__(**settings)
+        self._quarantine = quarantine
+
+    def _materialize_one(
+        self, registry: BaseRegistry, task: MaterializationTask, **kwargs: Any
+    ) -> LocalMaterializationJob:
+        """As Feast's local engine does, for one view and one period."""
+        view = task.feature_view
+        if not isinstance(self.online_store, PackedOnlineStore) or _is_transformed(view):
+            return super()._materialize_one(registry, task, **kwargs)
+        job_id = f"{view.name}-{task.start_time}-{task.end_time}"
+        try:
+            self._load(view, task)
+        except Exception as error:  # Feast raises it again from the job
+            return LocalMaterializationJob(job_id, MaterializationJobStatus.ERROR, error)
+        return LocalMaterializationJob(job_id, MaterializationJobStatus.SUCCEEDED)
+
+    def _load(self, view: FeatureView, task: MaterializationTask) -> None:
+        start, end = _utc(task.start_time), _utc(task.end_time)
+        rows = self._rows(view, start, end)
+        before = self.online_store.materialized_from(self.repo_config, view)
+        stamp = rows.stamp if isinstance(rows, LatestRowsJob) else None
+        last = view.most_recent_end_time
+        if start > end:  # what `materialize-incremental` of a past instant starts with
+            start_at: datetime | None = None
+        elif last is not None and start == _utc(last) and (stamp is None or stamp != before.source):
+            start_at = end - view.ttl if view.ttl else None
+            rows = self._rows(view, start_at or datetime(1, 1, 1, tzinfo=UTC), end)
+        else:
+            start_at = start
+        if isinstance(rows, LatestRowsJob):
+            self._set_aside(view, rows)
+        for ties in (False, True):
+            try:
+                with _batches(rows, ties) as (entities, batches), _bar(task, entities) as bar:
+                    done = self.online_store.load(
+                        self.repo_config,
+                        view,
+                        batches,
+                        entities,
+                        (start_at, end),
+                        (stamp, _snapshot_id(rows)),
+                        bar.update,
+                    )
+                    bar.set_postfix_str(_summary(done))
+                return
+            except TiesError:
+                if ties:
+                    raise
+
+    def _rows(self, view: FeatureView, start: datetime, end: datetime) -> Any:
+        source = view.batch_source
+        return self.offline_store.pull_latest_from_table_or_query(
+            config=self.repo_config,
+            data_source=source,
+            join_key_columns=[_in_source(view, key) for key in view.join_keys if view.entities],
+            feature_name_columns=[_in_source(view, field.name) for field in view.features],
+            timestamp_field=source.timestamp_field,
+            created_timestamp_column=source.created_timestamp_column,
+            start_date=start,
+            end_date=end,
+        )
+
+    def _set_aside(self, view: FeatureView, rows: LatestRowsJob) -> None:
+        """Write the rows without a key to the quarantine, in place of those of the last run."""
+        count, table = rows.keyless_rows(QUARANTINED_AT_MOST)
+        file = Path(absolute(self._quarantine, self.repo_config)) / f"{view.name}.parquet"
+        if not count:
+            file.unlink(missing_ok=True)
+            return
+        keys = " or ".join(view.join_keys)
+        reason = pa.array([f"{keys} is NULL"] * table.num_rows, pa.string())
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table.append_column("quarantine_reason", reason), file)
+        logger.warning(
+            "%s: %s rows left out, their %s is NULL; see %s", view.name, f"{count:,}", keys, file
+        )
+
+
+def _is_transformed(view: FeatureView) -> bool:
+    """Whether Feast has more to do than to take each entity's newest row."""
+    return isinstance(view, BatchFeatureView) or bool(getattr(view, "source_views", None))
+
+
+def _in_source(view: FeatureView, name: str) -> str:
+    """The source's column of a feature or key."""
+    mapping = {mapped: column for column, mapped in view.batch_source.field_mapping.items()}
+    return str(mapping.get(name, name))
+
+
+@contextmanager
+def _batches(rows: Any, ties: bool) -> Iterator[tuple[int, Iterator[pa.RecordBatch]]]:
+    """How many entities come, and their rows with the view's own names."""
+    if isinstance(rows, LatestRowsJob):
+        with rows.in_batches(BATCH, ties) as (entities, reader):
+            yield entities, iter(reader)
+    else:
+        table = rows.to_arrow()
+        yield table.num_rows, iter(table.to_batches(max_chunksize=BATCH))
+
+
+@contextmanager
+def _bar(task: MaterializationTask, entities: int) -> Iterator[Any]:
+    bar = task.tqdm_builder(entities) if task.tqdm_builder else tqdm(total=entities, disable=True)
+    with bar:
+        yield bar
+
+
+def _summary(done: Loaded) -> str:
+    return f"{done.written:,} written, {done.removed:,} removed"
+
+
+def _snapshot_id(rows: Any) -> str | None:
+    path = getattr(rows, "snapshot_path", None)
+    return Path(path).name if path else None
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=moment.tzinfo or UTC)
