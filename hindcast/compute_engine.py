@@ -121,13 +121,14 @@ class ArrowEngine(LocalComputeEngine):  # type: ignore[misc]
     def _set_aside(self, view: FeatureView, rows: LatestRowsJob) -> None:
         """Write the rows without a key to the quarantine, in place of those of the last run."""
         count, table = rows.keyless_rows(QUARANTINED_AT_MOST)
-        file = Path(absolute(self._quarantine, self.repo_config)) / f"{view.name}.parquet"
+        directory = Path(absolute(self._quarantine, self.repo_config)).resolve()
+        file = directory / f"{view.name}.parquet"
         if not count:
             file.unlink(missing_ok=True)
             return
         keys = " or ".join(view.join_keys)
         reason = pa.array([f"{keys} is NULL"] * table.num_rows, pa.string())
-        file.parent.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
         pq.write_table(table.append_column("quarantine_reason", reason), file)
         logger.warning(
             "%s: %s rows left out, their %s is NULL; see %s", view.name, f"{count:,}", keys, file
@@ -160,7 +161,11 @@ def _batches(rows: Any, ties: bool) -> Iterator[tuple[int, Iterator[pa.RecordBat
 def _bar(task: MaterializationTask, entities: int) -> Iterator[Any]:
     bar = task.tqdm_builder(entities) if task.tqdm_builder else tqdm(total=entities, disable=True)
     with bar:
-        yield bar
+        try:
+            yield bar
+        except TiesError:
+            bar.leave = False  # it is begun again
+            raise
 
 
 def _summary(done: Loaded) -> str:

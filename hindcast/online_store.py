@@ -123,7 +123,7 @@ class Loaded:
     removed: int = 0
 
 
-class TiesError(Exception):
+class TiesError(RetrievalError):
     """One entity came with several rows of the same time; nothing is lost, ask for ties."""
 
 
@@ -208,7 +208,7 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast is untyped
         config: RepoConfig,
         view: FeatureView,
         batches: Iterable[pa.RecordBatch],
-        entities: int | None,
+        entities: int,
         period: tuple[datetime | None, datetime],
         origin: tuple[str | None, str | None],
         progress: Callable[[int], Any],
@@ -230,14 +230,16 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast is untyped
             for batch in batches:
                 packed = key_columns(batch, keys)
                 new = _packed_rows(batch, packed, layout, number, times)
+                if len(new) != batch.num_rows:
+                    raise TiesError(f"{view.name}: an entity has several rows of one time")
                 changed = _changed(new, writer.get(packed), end)
                 writer.put(changed)
                 seen.extend(map(hash, packed))
                 done.entities += batch.num_rows
                 done.written += len(changed)
                 progress(batch.num_rows)
-            if entities is not None and done.entities != entities:
-                raise TiesError
+            if done.entities != entities:
+                raise TiesError(f"{view.name}: an entity has several rows of one time")
             if writer.count() > done.entities:
                 done.removed = _remove_gone(writer, seen, start, end)
             state.until = max(end, NEVER if state.until is None else state.until)
@@ -260,7 +262,7 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast is untyped
         """As in Feast, with the TTL applied and keys of the wrong type refused."""
         if isinstance(entity_rows, list):
             entity_rows = _by_column(entity_rows)
-        entity_rows = _checked(entity_rows, registry, project)
+        entity_rows = _checked(entity_rows, self._types_of_keys(registry, project))
         token = _registry_of_request.set(registry)
         try:
             return super().get_online_features(
@@ -274,6 +276,15 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast is untyped
             )
         finally:
             _registry_of_request.reset(token)
+
+    def _types_of_keys(self, registry: BaseRegistry, project: str) -> dict[str, ValueType]:
+        """As `_key_types`, looked up again when the registry's content is another."""
+        content = getattr(registry, "cached_registry_proto", None)
+        known, types = getattr(self, "_known_types", (None, {}))
+        if content is None or known is not content:
+            types = _key_types(registry, project)
+            self._known_types = content, types
+        return types
 
     def _read_features_per_fv(
         self,
@@ -508,18 +519,30 @@ def _by_column(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
-def _checked(columns: Any, registry: BaseRegistry, project: str) -> Any:
-    """The request with every join key's values checked by the type of its entity."""
-    types = {
-        entity.join_key: entity.value_type
-        for entity in registry.list_entities(project, allow_cache=True)
-    }
+def _checked(columns: Any, types: Mapping[str, ValueType]) -> Any:
+    """The request with every join key's values checked by its type."""
     return {
         name: checked_key(name, types[name], list(values.val if hasattr(values, "val") else values))
         if name in types
         else values
         for name, values in columns.items()
     }
+
+
+def _key_types(registry: BaseRegistry, project: str) -> dict[str, ValueType]:
+    """The type of every join key, and of every name that a feature service gives one."""
+    types = {
+        column.name: column.dtype.to_value_type()
+        for view in registry.list_all_feature_views(project, allow_cache=True)
+        for column in getattr(view, "entity_columns", ())
+    }
+    renamed = [
+        pair
+        for service in registry.list_feature_services(project, allow_cache=True)
+        for projection in service.feature_view_projections
+        for pair in projection.join_key_map.items()
+    ]
+    return types | {alias: types[key] for key, alias in renamed if key in types}
 
 
 class LmdbOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]

@@ -1,9 +1,8 @@
-"""The online store against the offline join, through Feast and a real SQLite file."""
+"""The online stores against the offline join, through Feast: a real LMDB file, a real Redis."""
 
 from __future__ import annotations
 
 import os
-import sqlite3
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -15,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource
-from feast.infra.online_stores.helpers import get_online_store_from_config
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.types import Bool, Float64, Int64, String
-from pydantic import ValidationError
+from online_lab import open_store
 
-from hindcast.errors import RetrievalError
-from hindcast.online_store import SqliteOnlineStore, SqliteOnlineStoreConfig
+from hindcast.errors import EntityKeyError, RetrievalError
+from hindcast.packed import pack_key
 
 HOUR, MICROSECOND = timedelta(hours=1), timedelta(microseconds=1)
 T1 = datetime(2013, 3, 10, 6, 59, 59, 500_000, UTC)  # New York's clocks change at 07:00 UTC
@@ -50,13 +49,19 @@ ROUTES = [  # origin, dest, known_at, flights
 FEATURES = ["aircraft_last_leg:delay", "aircraft_last_leg:is_late", "route:flights"]
 
 
-@pytest.fixture(params=[True, False], ids=["pull latest", "pull all"])
-def store(tmp_path: Path, request: pytest.FixtureRequest) -> FeatureStore:
-    """A repository with two views, applied and not yet materialized, for both pulls of Feast."""
-    return make_store(tmp_path, pull_latest=request.param)
+@pytest.fixture(params=["arrow", "local"])
+def store(tmp_path: Path, online: str, request: pytest.FixtureRequest) -> FeatureStore:
+    """A repository with two views, applied and not yet materialized, for our engine and Feast's."""
+    return make_store(tmp_path, online, request.param)
 
 
-def make_store(root: Path, pull_latest: bool = True) -> FeatureStore:
+@pytest.fixture
+def quick(tmp_path: Path, online: str) -> FeatureStore:
+    """The same for our engine alone."""
+    return make_store(tmp_path, online)
+
+
+def make_store(root: Path, online: str, engine: str = "arrow") -> FeatureStore:
     (root / "feature_repo").mkdir()
     published = root / "data" / "published" / "current"
     published.mkdir(parents=True)
@@ -67,16 +72,7 @@ def make_store(root: Path, pull_latest: bool = True) -> FeatureStore:
     ):
         cells = [list(cells) for cells in zip(*history, strict=True)]
         pq.write_table(pa.table(cells, names=columns), published / f"{name}.parquet")
-    (root / "feature_repo" / "feature_store.yaml").write_text(f"""
-project: lab
-provider: local
-registry: ../data/registry.db
-offline_store: {{type: hindcast.offline_store.DuckDBOfflineStore}}
-online_store: {{type: hindcast.online_store.SqliteOnlineStore, path: ../data/online.db}}
-materialization: {{pull_latest_features: {str(pull_latest).lower()}}}
-entity_key_serialization_version: 3
-""")
-    store = FeatureStore(repo_path=str(root / "feature_repo"))
+    store = open_store(root / "feature_repo", online, engine)
     keys = {key: Entity(name=key, join_keys=[key]) for key in ("tailnum", "origin", "dest")}
 
     def view(name: str, by: list[str], ttl: timedelta, created: str, **types: Any) -> FeatureView:
@@ -144,14 +140,14 @@ def test_online_equals_offline_at_the_instant_of_materialization(store: FeatureS
     }
 
 
-def test_a_new_process_serves_the_same(store: FeatureStore) -> None:
+def test_a_store_opened_anew_serves_the_same(store: FeatureStore) -> None:
     store.materialize_incremental(T2)
     again = FeatureStore(repo_path=str(store.repo_path))
     pd.testing.assert_frame_equal(online(again), offline(store, T2))
 
 
-def test_materializing_from_another_process_is_seen(tmp_path: Path) -> None:
-    store = make_store(tmp_path)
+def test_materializing_by_another_store_object_is_seen(quick: FeatureStore) -> None:
+    store = quick
     store.materialize_incremental(T1)
     assert delay(store, "N1") == 2
     FeatureStore(repo_path=str(store.repo_path)).materialize_incremental(T2)
@@ -185,8 +181,10 @@ def process_zone() -> Iterator[Any]:
     switch(before)
 
 
-def test_the_time_zone_of_the_process_changes_nothing(tmp_path: Path, process_zone: Any) -> None:
-    store = make_store(tmp_path)
+def test_the_time_zone_of_the_process_changes_nothing(
+    quick: FeatureStore, process_zone: Any
+) -> None:
+    store = quick
     process_zone("America/New_York")
     store.materialize_incremental(T2)
     in_new_york = online(store)
@@ -195,8 +193,8 @@ def test_the_time_zone_of_the_process_changes_nothing(tmp_path: Path, process_zo
     pd.testing.assert_frame_equal(in_new_york, offline(store, T2))
 
 
-def test_a_view_that_was_only_pushed_to_is_served_at_any_age(tmp_path: Path) -> None:
-    store = make_store(tmp_path)
+def test_a_view_that_was_only_pushed_to_is_served_at_any_age(quick: FeatureStore) -> None:
+    store = quick
     row = {"tailnum": "N0", "delay": 1.5, "is_late": True, "known_at": T1, "created_at": T1}
     store.write_to_online_store("aircraft_last_leg", pd.DataFrame([row]))
     assert delay(store, "N0") == 1.5
@@ -204,30 +202,53 @@ def test_a_view_that_was_only_pushed_to_is_served_at_any_age(tmp_path: Path) -> 
     assert delay(store, "N0") is None
 
 
-def test_more_keys_than_sqlite_has_parameters_are_read(tmp_path: Path) -> None:
-    store = make_store(tmp_path)
-    store.materialize_incremental(T2)
+def test_many_keys_are_read_at_once(quick: FeatureStore) -> None:
+    quick.materialize_incremental(T2)
     tails = [f"X{number}" for number in range(40_000)] + ["N4"]
-    response = store.get_online_features(FEATURES[:1], {"tailnum": tails}).to_dict()
+    response = quick.get_online_features(FEATURES[:1], {"tailnum": tails}).to_dict()
     assert response["delay"] == [None] * 40_000 + [6]
 
 
-def test_nothing_is_stored_for_a_null_key(store: FeatureStore, tmp_path: Path) -> None:
-    store.materialize_incremental(T2)
-    with sqlite3.connect(tmp_path / "data" / "online.db") as connection:
-        (stored,) = connection.execute(
-            "select count(distinct entity_key) from lab_aircraft_last_leg"
-        ).fetchone()
-    assert stored == len({tailnum for tailnum, at, *_ in LEGS if tailnum and at <= T2})
+def test_a_key_of_any_length_is_told_from_others(quick: FeatureStore) -> None:
+    for tail, value in (("N" * 5000, 1.0), ("N" * 4999 + "M", 2.0), ("Ü" * 300, 3.0)):
+        row = {"tailnum": tail, "delay": value, "is_late": True, "known_at": T1, "created_at": T1}
+        quick.write_to_online_store("aircraft_last_leg", pd.DataFrame([row]))
+    assert [delay(quick, t) for t in ("N" * 5000, "N" * 4999 + "M", "Ü" * 300)] == [1, 2, 3]
+    assert delay(quick, "N" * 4998 + "MM") is None
 
 
-def test_the_configuration_is_found_and_refuses_what_the_store_is_not_for() -> None:
-    assert isinstance(get_online_store_from_config(SqliteOnlineStoreConfig()), SqliteOnlineStore)
-    with pytest.raises(ValidationError):
-        SqliteOnlineStoreConfig(enable_openai_compatible_store=True)
+def test_the_status_says_why_there_is_no_value(quick: FeatureStore) -> None:
+    quick.materialize_incremental(T2)
+    response = quick.get_online_features(
+        ["aircraft_last_leg:delay"], {"tailnum": ["N3", "N4", "N8", "never seen", None]}
+    )
+    statuses = response.proto.results[1].statuses
+    outside, present, missing = (
+        FieldStatus.OUTSIDE_MAX_AGE,
+        FieldStatus.PRESENT,
+        FieldStatus.NOT_FOUND,
+    )
+    assert statuses == [outside, present, present, missing, missing]
+    assert response.to_dict()["delay"] == [None, 6, None, None, None]
 
 
-def test_a_missing_key_is_named(tmp_path: Path) -> None:
-    store = make_store(tmp_path)
+@pytest.mark.parametrize("wrong", [1.9, True, 7, b"N4", ["N4"]])
+def test_a_key_of_the_wrong_type_is_refused_by_name(quick: FeatureStore, wrong: Any) -> None:
+    with pytest.raises(EntityKeyError, match=r"row 1: tailnum is .*Expected text"):
+        quick.get_online_features(["aircraft_last_leg:delay"], {"tailnum": ["N4", wrong]})
+
+
+def test_a_view_that_is_no_more_leaves_nothing_behind(quick: FeatureStore) -> None:
+    quick.materialize_incremental(T2)
+    view, legs = quick.get_feature_view("route"), quick.get_feature_view("aircraft_last_leg")
+    service = FeatureService(name="late_arrival", features=[legs])
+    quick.apply([service], objects_to_delete=[view], partial=False)
+    provider = quick._get_provider()
+    engine = provider.online_store.engine(quick.config)
+    assert engine.read([("lab_route", [pack_key(["JFK", "LAX"])])]) == [(None, [None])]
+
+
+def test_a_missing_key_is_named(quick: FeatureStore) -> None:
+    store = quick
     with pytest.raises(RetrievalError, match="route needs dest of each entity"):
         store.get_online_features(["route:flights"], [{"origin": "JFK"}])

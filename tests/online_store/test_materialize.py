@@ -1,0 +1,265 @@
+"""What Feast's own stores get wrong when history changes, and what a killed run leaves behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from feast import Entity, FeatureStore, FeatureView, Field, FileSource
+from feast.types import Int64, String
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from online_lab import open_store
+
+from hindcast.errors import OnlineStoreUnavailableError
+from hindcast.kv import LmdbEngine
+
+HOUR = timedelta(hours=1)
+T0 = datetime(2013, 3, 10, 6, tzinfo=UTC)
+Row = tuple[Any, ...]  # key, event time, created time, value
+
+
+class Lab:
+    """One view `state` by `key`, with a history that a test may rewrite."""
+
+    def __init__(self, root: Path, online: str, ttl: timedelta = timedelta(0)) -> None:
+        self.file = root / "data" / "state.parquet"
+        self.file.parent.mkdir(exist_ok=True)
+        self.history([("first", T0 - 1000 * HOUR, T0, 0)])
+        self.store = open_store(root / "feature_repo", online)
+        key = Entity(name="key", join_keys=["key"])
+        view = FeatureView(
+            name="state",
+            entities=[key],
+            ttl=ttl,
+            schema=[Field(name="key", dtype=String), Field(name="value", dtype=Int64)],
+            source=FileSource(
+                path="../data/state.parquet",
+                timestamp_field="known_at",
+                created_timestamp_column="created_at",
+            ),
+        )
+        self.store.apply([key, view])
+
+    def history(self, rows: list[Row]) -> None:
+        columns = [list(cells) for cells in zip(*rows, strict=True)]
+        types = [pa.string(), *[pa.timestamp("us", "UTC")] * 2, pa.int64()]
+        arrays = [pa.array(cells, kind) for cells, kind in zip(columns, types, strict=True)]
+        table = pa.table(arrays, names=["key", "known_at", "created_at", "value"])
+        pq.write_table(table, self.file.with_suffix(".new"))
+        os.replace(self.file.with_suffix(".new"), self.file)
+
+    def until(self, at: datetime) -> None:
+        self.store.materialize_incremental(at)
+
+    def values(self, *keys: str) -> list[Any]:
+        answer = self.store.get_online_features(["state:value"], {"key": list(keys)})
+        values: list[Any] = answer.to_dict()["value"]
+        return values
+
+    def offline(self, at: datetime, *keys: str) -> list[Any]:
+        spine = pd.DataFrame({"key": list(keys)}).assign(event_timestamp=at)
+        job = self.store.get_historical_features(spine, ["state:value"])
+        values: list[Any] = job.to_arrow()["value"].to_pylist()
+        return values
+
+
+@pytest.fixture
+def lab(tmp_path: Path, online: str) -> Lab:
+    return Lab(tmp_path, online)
+
+
+def test_a_correction_with_the_same_event_time_is_served(lab: Lab) -> None:
+    lab.history([("a", T0, T0, 1)])
+    lab.until(T0)
+    lab.history([("a", T0, T0, 2)])
+    lab.until(T0 + HOUR)
+    assert lab.values("a") == [2]
+
+
+def test_a_deleted_entity_goes(lab: Lab) -> None:
+    lab.history([("a", T0, T0, 1), ("b", T0, T0, 2)])
+    lab.until(T0)
+    lab.history([("b", T0, T0, 2)])
+    lab.until(T0 + HOUR)
+    assert lab.values("a", "b") == [None, 2]
+
+
+def test_a_deleted_row_gives_way_to_the_one_before(lab: Lab) -> None:
+    lab.history([("a", T0 - HOUR, T0, 1), ("a", T0, T0, 2)])
+    lab.until(T0)
+    lab.history([("a", T0 - HOUR, T0, 1)])
+    lab.until(T0 + HOUR)
+    assert lab.values("a") == [1]
+
+
+def test_a_row_that_came_late_is_not_skipped(lab: Lab) -> None:
+    lab.history([("a", T0 - HOUR, T0, 1)])
+    lab.until(T0)
+    lab.history([("a", T0 - HOUR, T0, 1), ("a", T0 - HOUR / 2, T0 + HOUR, 2)])
+    lab.until(T0 + HOUR)
+    assert lab.values("a") == [2]
+
+
+def test_an_older_range_replaces_nothing_newer(lab: Lab) -> None:
+    lab.history([("a", T0 - HOUR, T0, 1), ("a", T0, T0, 2)])
+    lab.until(T0)
+    lab.store.materialize(T0 - 2 * HOUR, T0 - HOUR)
+    assert lab.values("a") == [2]
+
+
+def test_a_pushed_value_stays_until_something_newer_comes(lab: Lab) -> None:
+    lab.history([("a", T0 - HOUR, T0, 1), ("b", T0, T0, 2)])
+    lab.until(T0 - HOUR / 2)
+    pushed = {"key": ["a", "c"], "known_at": [T0 - HOUR / 4] * 2, "created_at": [T0] * 2}
+    lab.store.write_to_online_store("state", pd.DataFrame({**pushed, "value": [7, 8]}))
+    lab.until(T0)
+    assert lab.values("a", "b", "c") == [7, 2, 8]
+    lab.history([("a", T0 - HOUR, T0, 1), ("a", T0 + HOUR, T0, 9)])
+    lab.until(T0 + HOUR)
+    assert lab.values("a", "b", "c") == [9, None, 8]
+
+
+def test_a_pushed_value_older_than_what_is_there_changes_nothing(lab: Lab) -> None:
+    lab.history([("a", T0, T0, 1)])
+    lab.until(T0)
+    old = {"key": ["a"], "known_at": [T0 - HOUR], "created_at": [T0], "value": [7]}
+    lab.store.write_to_online_store("state", pd.DataFrame(old))
+    assert lab.values("a") == [1]
+
+
+def test_rows_without_a_key_go_to_quarantine_and_the_rest_is_served(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    lab.history([(None, T0, T0, 1), ("a", T0, T0, 2), (None, T0, T0, 3)])
+    lab.until(T0)
+    assert lab.values("a") == [2]
+    set_aside = lab.file.parent / "quarantine" / "materialize" / "state.parquet"
+    table = pq.read_table(set_aside)
+    assert sorted(table["value"].to_pylist()) == [1, 3]
+    assert set(table["quarantine_reason"].to_pylist()) == {"key is NULL"}
+    assert f"state: 2 rows left out, their key is NULL; see {set_aside}" in caplog.text
+
+
+def test_an_unchanged_source_is_read_from_the_last_end_on(lab: Lab, capfd: Any) -> None:
+    lab.history([("a", T0 - HOUR, T0, 1), ("b", T0 + HOUR, T0, 2)])
+    lab.until(T0)
+    lab.until(T0 + HOUR)
+    assert "1/1" in capfd.readouterr().err.splitlines()[-1]
+    assert lab.values("a", "b") == [1, 2]
+
+
+keys = st.sampled_from(["a", "b", "c", None])
+hours = st.integers(-4, 4)
+histories = st.lists(
+    st.tuples(keys, hours.map(lambda h: T0 + h * HOUR), st.just(T0), st.integers(0, 3)),
+    min_size=1,
+    max_size=8,
+    unique_by=lambda row: row[:2],
+)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    steps=st.lists(st.tuples(histories, st.integers(0, 3)), min_size=1, max_size=4),
+    ttl=st.sampled_from([timedelta(0), 2 * HOUR]),
+)
+def test_after_any_rewriting_of_history_online_equals_offline(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[list[Row], int]], ttl: timedelta
+) -> None:
+    """Whatever the source says now, at T the store serves what the join gives."""
+    root = tmp_path_factory.mktemp("any")
+    lab = Lab(root, "{type: hindcast.online_store.LmdbOnlineStore, path: ../data/online}", ttl)
+    at = T0
+    for rows, later in steps:
+        at += later * HOUR
+        lab.history(rows)
+        lab.until(at)
+        assert lab.values("a", "b", "c") == lab.offline(at, "a", "b", "c")
+
+
+def _write_slowly(path: Path, started: Any) -> None:
+    engine = LmdbEngine(path, 2**30)
+    with engine.writing("view") as writer:
+        for number in range(1000):
+            writer.put({f"{number}".encode(): b"new"})
+        started.set()
+        time.sleep(60)
+
+
+def test_a_writer_that_is_killed_changes_nothing_and_blocks_nobody(tmp_path: Path) -> None:
+    engine = LmdbEngine(tmp_path / "online", 2**30)
+    with engine.writing("view") as writer:
+        writer.put({f"{number}".encode(): b"old" for number in range(1000)})
+        writer.describe(b"old")
+    wanted = [("view", [f"{number}".encode() for number in range(1000)])]
+    context = multiprocessing.get_context("spawn")
+    started = context.Event()
+    process = context.Process(target=_write_slowly, args=(tmp_path / "online", started))
+    process.start()
+    assert started.wait(60)
+    assert engine.read(wanted) == [(b"old", [b"old"] * 1000)]  # while it is being written
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert engine.read(wanted) == [(b"old", [b"old"] * 1000)]
+    with engine.writing("view") as writer:
+        assert writer.count() == 1000
+        writer.put({b"0": b"new"})
+    assert engine.read([("view", [b"0"])]) == [(b"old", [b"new"])]
+
+
+def test_readers_see_one_state_of_a_view_while_it_is_written(tmp_path: Path) -> None:
+    engine = LmdbEngine(tmp_path / "online", 2**30)
+    wanted = [("view", [f"{number}".encode() for number in range(200)])]
+    done = threading.Event()
+
+    def write() -> None:
+        for version in range(100):
+            with engine.writing("view") as writer:
+                writer.describe(b"%d" % version)
+                writer.put({key: b"%d" % version for key in wanted[0][1]})
+        done.set()
+
+    thread = threading.Thread(target=write)
+    with engine.writing("view") as writer:
+        writer.put({key: b"0" for key in wanted[0][1]})
+        writer.describe(b"0")
+    thread.start()
+    seen = set()
+    while not done.is_set():
+        ((description, rows),) = engine.read(wanted)
+        assert set(rows) == {description}
+        seen.add(description)
+    thread.join()
+    assert len(seen) > 1
+
+
+def test_a_full_store_says_so_and_keeps_what_it_had(tmp_path: Path) -> None:
+    engine = LmdbEngine(tmp_path / "online", 2**18)
+    with engine.writing("view") as writer:
+        writer.put({b"key": b"old"})
+    full = pytest.raises(OnlineStoreUnavailableError, match=r"full at 262,144 bytes.*size_limit")
+    with full, engine.writing("view") as writer:
+        writer.put({f"{number}".encode(): b"x" * 1000 for number in range(1000)})
+    assert engine.read([("view", [b"key"])]) == [(None, [b"old"])]
+
+
+def test_stores_of_one_process_share_their_file(tmp_path: Path) -> None:
+    online = "{type: hindcast.online_store.LmdbOnlineStore, path: ../data/online}"
+    lab = Lab(tmp_path, online)
+    lab.history([("a", T0, T0, 1)])
+    lab.until(T0)
+    again = FeatureStore(repo_path=str(lab.store.repo_path))
+    answer = again.get_online_features(["state:value"], {"key": ["a"]}).to_dict()
+    assert answer["value"] == lab.values("a") == [1]
