@@ -51,7 +51,7 @@ STORES = {
     "Feast, SQLite": "{type: sqlite, path: online.db}",
     "Feast, Redis": "{type: redis, connection_string: '{address}'}",
 }
-FLOORS = ("floor, LMDB", "floor, Redis")
+FLOORS = ("floor, LMDB", "floor, Redis", "floor, SQLite")
 METHODS = (*STORES, *FLOORS)
 
 
@@ -210,6 +210,31 @@ def floor(
             return answer([found[key.encode()] for key in keys])
 
         return fill, read
+
+    if method == "floor, SQLite":
+        import sqlite3
+
+        root.mkdir(parents=True)
+        connection = sqlite3.connect(root / "rows.db", isolation_level=None)
+        connection.execute("pragma journal_mode = wal")
+        connection.execute("pragma synchronous = normal")
+        connection.execute("create table rows (key blob primary key, row blob) without rowid")
+
+        def fill_sqlite() -> None:
+            connection.execute("begin")
+            for rows in batches():
+                connection.executemany("replace into rows values (?, ?)", sorted(rows.items()))
+            connection.execute("commit")
+
+        def read_sqlite(keys: list[str]) -> Any:
+            marks = ", ".join("?" * len(keys))
+            wanted = [key.encode() for key in keys]
+            found = dict(
+                connection.execute(f"select key, row from rows where key in ({marks})", wanted)
+            )
+            return answer([found[key] for key in wanted])
+
+        return fill_sqlite, read_sqlite
 
     from redis import Redis
 
