@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,14 +77,12 @@ class ArrowEngine(LocalComputeEngine):  # type: ignore[misc]
         rows = self._rows(view, start, end)
         before = self.online_store.materialized_from(self.repo_config, view)
         stamp = rows.stamp if isinstance(rows, LatestRowsJob) else None
-        last = view.most_recent_end_time
-        if start > end:  # what `materialize-incremental` of a past instant starts with
-            start_at: datetime | None = None
-        elif last is not None and start == _utc(last) and (stamp is None or stamp != before.source):
+        start_at: datetime | None = start
+        if _is_first_increment(view, start) or (
+            _is_increment(view, start) and (stamp is None or stamp != before.source)
+        ):
             start_at = end - view.ttl if view.ttl else None
             rows = self._rows(view, start_at or datetime(1, 1, 1, tzinfo=UTC), end)
-        else:
-            start_at = start
         if isinstance(rows, LatestRowsJob):
             self._set_aside(view, rows)
         for ties in (False, True):
@@ -133,6 +131,20 @@ class ArrowEngine(LocalComputeEngine):  # type: ignore[misc]
         logger.warning(
             "%s: %s rows left out, their %s is NULL; see %s", view.name, f"{count:,}", keys, file
         )
+
+
+def _is_increment(view: FeatureView, start: datetime) -> bool:
+    """Whether a run begins where the last one ended."""
+    last = view.most_recent_end_time
+    return last is not None and start == _utc(last)
+
+
+def _is_first_increment(view: FeatureView, start: datetime) -> bool:
+    """Whether a run begins where Feast begins an incremental one of a view that is not filled yet:
+    at now - ttl (without a TTL a year ago), whatever its end. Rows that can be served at an earlier
+    end would be left out."""
+    feasts = datetime.now(UTC) - (view.ttl or timedelta(weeks=52))
+    return view.most_recent_end_time is None and abs(start - feasts) < timedelta(hours=1)
 
 
 def _is_transformed(view: FeatureView) -> bool:

@@ -79,6 +79,16 @@ def lab(tmp_path: Path, online: str) -> Lab:
     return Lab(tmp_path, online)
 
 
+def test_a_first_incremental_run_takes_all_that_could_be_served_at_its_end(
+    tmp_path: Path, online: str
+) -> None:
+    lab = Lab(tmp_path, online, ttl=2 * HOUR)
+    now = datetime.now(UTC).replace(microsecond=0)
+    lab.history([("a", now - 2.5 * HOUR, T0, 1), ("b", now - 3.5 * HOUR, T0, 2)])
+    lab.until(now - HOUR)  # Feast alone would begin at now - 2 h
+    assert lab.values("a", "b") == lab.offline(now - HOUR, "a", "b") == [1, None]
+
+
 def test_a_correction_with_the_same_event_time_is_served(lab: Lab) -> None:
     lab.history([("a", T0, T0, 1)])
     lab.until(T0)
