@@ -78,10 +78,11 @@ class ArrowEngine(LocalComputeEngine):  # type: ignore[misc]
         before = self.online_store.materialized_from(self.repo_config, view)
         stamp = rows.stamp if isinstance(rows, LatestRowsJob) else None
         start_at: datetime | None = start
-        if _is_first_increment(view, start) or (
-            _is_increment(view, start) and (stamp is None or stamp != before.source)
-        ):
+        if _is_first_increment(view, start):
+            start_at = None  # so that what is past its TTL is said to be, and not to be missing
+        elif _is_increment(view, start) and (stamp is None or stamp != before.source):
             start_at = end - view.ttl if view.ttl else None
+        if start_at != start:
             rows = self._rows(view, start_at or datetime(1, 1, 1, tzinfo=UTC), end)
         if isinstance(rows, LatestRowsJob):
             self._set_aside(view, rows)
