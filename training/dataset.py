@@ -145,6 +145,21 @@ def assemble(
     )
 
 
+def horizon_min(frame: pd.DataFrame) -> float:
+    """Minutes from the prediction to the scheduled departure, the same for every flight.
+
+    Raises:
+        HindcastError: it is not the same: then nobody could tell when to ask for a prediction.
+    """
+    minutes = (frame["sched_dep_at"] - frame["predict_at"]).dt.total_seconds() / 60
+    if minutes.min() != minutes.max():
+        raise HindcastError(
+            f"the spine has predictions from {minutes.min():g} to {minutes.max():g} minutes before "
+            "departure; a model is trained for one horizon: set the var `horizon` of dbt_project.yml"
+        )
+    return float(minutes.iloc[0])
+
+
 def refuse_outcomes(names: Iterable[str]) -> None:
     """The guard: no column that is known only after the flight may be a feature.
 

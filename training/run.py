@@ -128,6 +128,8 @@ def describe(
         },
         "feature_service": settings.service,
         "features": [asdict(column) for column in data.columns],
+        "base_rate": float(data.late[data.rows("fit")].mean()),
+        "horizon_min": dataset.horizon_min(data.frame),
         "choice": asdict(trained.choice),
         "threshold": threshold,
         "settings": settings.as_dict(),

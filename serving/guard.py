@@ -1,0 +1,113 @@
+"""Who may ask, how much and how often: API keys, body size and request rate.
+
+Decided from a request's headers alone, before anything of its body is decoded. Not for what a
+request may say (`requests`).
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hindcast.errors import HindcastError, MissingInputError
+from serving.requests import RequestError
+
+KEYS_VARIABLE = "HINDCAST_API_KEYS"
+SHORTEST_KEY = 16
+MOST_CALLERS = 10_000  # whose rates are remembered
+
+
+def api_keys(file: Path | None) -> tuple[bytes, ...]:
+    """The keys of a file, one a line, and those of the environment, separated by commas.
+
+    Raises:
+        MissingInputError: the file is not there.
+        HindcastError: a key is too short to be secret, or the file has none.
+    """
+    keys = [key.strip() for key in os.environ.get(KEYS_VARIABLE, "").split(",")]
+    if file is not None:
+        if not file.is_file():
+            raise MissingInputError(f"no file of API keys at {file}; write one key a line")
+        lines = [line.strip() for line in file.read_text().splitlines()]
+        of_file = [line for line in lines if line and not line.startswith("#")]
+        if not of_file:
+            raise HindcastError(f"{file} has no API key; write one a line, or leave the file out")
+        keys += of_file
+    keys = [key for key in keys if key]
+    if any(len(key) < SHORTEST_KEY for key in keys):
+        raise HindcastError(
+            f"an API key is shorter than {SHORTEST_KEY} characters; make one with "
+            "`python -c 'import secrets; print(secrets.token_urlsafe())'`"
+        )
+    return tuple(key.encode() for key in keys)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one caller may ask for."""
+
+    body_bytes: int = 1_048_576
+    rows: int = 1_000
+    per_second: float = 0.0
+    """Requests a second of one caller, with bursts of as many; 0: no limit."""
+
+
+@dataclass
+class Guard:
+    """Lets a request pass, or raises what to answer instead."""
+
+    limits: Limits = field(default_factory=Limits)
+    keys: tuple[bytes, ...] = ()
+    _spent: OrderedDict[str, tuple[float, float]] = field(default_factory=OrderedDict)
+
+    def check(self, scope: Any) -> dict[bytes, bytes]:
+        """The headers of a request that may go on.
+
+        Raises:
+            RequestError: no valid key, too large, or too often.
+        """
+        headers = dict(scope["headers"])
+        client = scope.get("client")
+        caller = client[0] if client else ""
+        if self.keys:
+            given = headers.get(b"x-api-key", b"")
+            # all keys are compared, so that the time taken does not tell which one was near
+            if sum(hmac.compare_digest(given, key) for key in self.keys) == 0:
+                raise RequestError(
+                    401, "unauthorized", "send a valid API key in the header X-API-Key"
+                )
+            caller = given.decode("latin-1")
+        if self.limits.per_second:
+            self._spend(caller)
+        length = headers.get(b"content-length", b"")
+        if length.isdigit() and int(length) > self.limits.body_bytes:
+            raise self.too_large()
+        return headers
+
+    def too_large(self) -> RequestError:
+        """What to answer a body over the limit."""
+        return RequestError(
+            413,
+            "body_too_large",
+            f"the body is over {self.limits.body_bytes} bytes; send fewer flights at a time",
+        )
+
+    def _spend(self, caller: str) -> None:
+        """Take a token of the caller's bucket, which fills with time."""
+        rate, now = self.limits.per_second, time.monotonic()
+        burst = max(rate, 1.0)
+        tokens, since = self._spent.pop(caller, (burst, now))
+        tokens = min(burst, tokens + (now - since) * rate)
+        allowed = tokens >= 1
+        self._spent[caller] = (tokens - allowed, now)
+        if len(self._spent) > MOST_CALLERS:
+            self._spent.popitem(last=False)
+        if not allowed:
+            raise RequestError(
+                429, "too_many_requests", f"more than {rate:g} requests a second; send them slower"
+            )

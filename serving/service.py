@@ -1,0 +1,276 @@
+"""One running service: its model, its features, its log, and whether it may answer now.
+
+Puts the parts together and keeps them current: a new snapshot brings a new schedule, a changed
+registry is compared with the model again. Not for HTTP: `app` asks this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from feast import FeatureStore
+
+from hindcast.errors import HindcastError
+from serving import bundle as bundles
+from serving import schedule as schedules
+from serving.adapter import OnlineReader
+from serving.answers import AnswerLog
+from serving.bundle import Bundle, MisfitError
+from serving.guard import Guard
+from serving.metrics import Metrics
+from serving.requests import Asked, Flight, RowError
+from serving.scorer import EPOCH, Clock, Scored, Scorer, StoreAwayError
+from serving.words import Explainer
+from training.dataset import open_store
+
+WATCH_EVERY = 5.0  # seconds
+
+
+class MisfittedError(HindcastError):
+    """What was registered since the start does not fit the model; nothing is answered."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a service is run."""
+
+    run: Path = Path("artifacts/latest")
+    repo: Path | None = None
+    """The Feast repository; None: the one the model was trained on."""
+    stands_at: datetime | None = None
+    """The clock stands at this instant; None: it is the machine's."""
+    guard: Guard = field(default_factory=Guard)
+    log: bool = True
+
+
+class Service:
+    """Answers for one model bundle. `close` writes what waits for the log."""
+
+    def __init__(self, options: Options, tell: Callable[[str], None]) -> None:
+        """Load and check everything. `tell` gets what the operator should see.
+
+        Raises:
+            MissingInputError: no bundle, no registered service, or nothing published.
+            MisfitError: the model was trained on other features than are served.
+        """
+        self.options, self.tell = options, tell
+        self.guard, self.clock = options.guard, Clock(options.stands_at)
+        self.bundle = bundles.load(options.run)
+        self.store = self._open()
+        self._registered = self._registry_stamp()
+        reader = OnlineReader(self.store, self.bundle.service)
+        self.scorer = Scorer(
+            self.bundle,
+            reader,
+            self._load_schedule(),
+            self.clock,
+            explainer(self.bundle, self.store, reader),
+            tell,
+        )
+        self.ttl = ttls(self.store, reader)
+        self.metrics = Metrics(list(reader.features))
+        self.log = self._open_log(reader)
+        self.misfit: MisfitError | None = None
+        with contextlib.suppress(StoreAwayError):  # told already; it may come back
+            self.scorer.probe()
+        self._stop = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
+        self._watcher.start()
+
+    def _open(self) -> FeatureStore:
+        settings = self.bundle.settings.but(snapshot="current")
+        return open_store(settings.but(repo=str(self.options.repo or settings.repo)))
+
+    def _open_log(self, reader: OnlineReader) -> AnswerLog | None:
+        if not self.options.log:
+            return None
+        service = self.store.get_feature_service(self.bundle.service)
+        if service.logging_config is None:
+            self.tell(
+                f"answers are not logged: feature service {service.name} says no place for it; "
+                "give its exposure `log: <folder>` under meta.feature_service, then `dbt parse` "
+                "and `feast apply`"
+            )
+            return None
+        return AnswerLog(self.store, service, self.bundle.id, reader, self.tell)
+
+    def _load_schedule(self) -> schedules.Schedule:
+        return schedules.load(self.store.config, self.bundle.settings.spine, self.clock.now())
+
+    # --- answering ----------------------------------------------------------------------
+
+    def answer(self, asked: Asked, request_id: str) -> dict[str, Any]:
+        """The body of an answer: a result or an error for each flight, in order.
+
+        Raises:
+            StoreAwayError: the online store cannot be read now.
+            LogFullError: the log cannot take the answer.
+            MisfittedError: features were registered that the model was not trained on.
+        """
+        completed = [
+            f if isinstance(f, RowError) else self.scorer.complete(f) for f in asked.flights
+        ]
+        flights = [flight for flight in completed if isinstance(flight, Flight)]
+        answers: Iterator[dict[str, Any]] = iter(())
+        if flights:
+            scored = self.score(flights, request_id)
+            answers = iter(self.scorer.results(scored, asked.features, asked.reasons))
+        results = [
+            next(answers)
+            if isinstance(flight, Flight)
+            else {"error": {"index": i, "code": flight.code, "message": flight.message}}
+            for i, flight in enumerate(completed)
+        ]
+        return {"request_id": request_id, **self.scorer.header(), "results": results}
+
+    def score(self, flights: list[Flight], request_id: str) -> Scored:
+        """Score complete flights, count them and log them. Raises as `answer` does."""
+        if self.misfit is not None:
+            raise MisfittedError(
+                "the registered features do not fit the model any more; see /readyz"
+            )
+        if self.log is not None:
+            self.log.require_room(len(flights))
+        scored = self.scorer.score(flights)
+        now = self.clock.now()
+        now_us = (now - EPOCH) // timedelta(microseconds=1)
+        self.metrics.served(scored.rows.values, scored.p, scored.rows.event_us, now_us)
+        if self.log is not None:
+            self.log.append(scored, request_id, now)
+        return scored
+
+    # --- readiness ----------------------------------------------------------------------
+
+    def not_ready(self) -> list[str]:
+        """Why it should not be asked now; empty if it may be."""
+        reasons = list(self.misfit.differences) if self.misfit else []
+        try:
+            self.scorer.probe()
+        except StoreAwayError as fault:
+            reasons.append(str(fault))
+        if self.log is not None and self.log.failing:
+            reasons.append("the log of answers cannot be written")
+        return reasons + self.stale()
+
+    def stale(self) -> list[str]:
+        """The views whose features are older than their TTL now, or were never filled."""
+        now, found = self.clock.now(), []
+        for view, at in self.scorer.as_of.items():
+            ttl = self.ttl[view]
+            if at is None:
+                found.append(f"{view} was never materialized")
+            elif ttl and now - at > ttl:
+                found.append(
+                    f"{view} stands at {at.isoformat()}, which is {now - at} before now; its TTL "
+                    f"is {ttl}: materialize it"
+                )
+        return found
+
+    def card(self) -> dict[str, Any]:
+        """What `GET /v1/model` tells: the model, its figures, its features and where they stand."""
+        bundle, scorer = self.bundle, self.scorer
+        return {
+            "model": bundle.id,
+            "created_at": bundle.manifest.get("created_at"),
+            "feature_service": bundle.service,
+            "trained_on_snapshot": bundle.snapshot,
+            "snapshot": scorer.snapshot,
+            "threshold": bundle.threshold,
+            "base_rate": bundle.base_rate,
+            "horizon_min": bundle.horizon / timedelta(minutes=1),
+            "most_flights": self.guard.limits.rows,
+            "answers_are_logged": self.log is not None,
+            "as_of": scorer.as_of,
+            "ttl_min": {
+                view: ttl / timedelta(minutes=1) if ttl else None for view, ttl in self.ttl.items()
+            },
+            "features": [
+                {
+                    "name": c.name,
+                    "type": c.dtype,
+                    "view": c.view,
+                    "description": scorer.explainer.descriptions.get(c.name),
+                }
+                for c in bundle.columns
+            ],
+            "metrics": bundle.metrics,
+            "card": bundle.card,
+        }
+
+    # --- keeping current ----------------------------------------------------------------
+
+    def _watch(self) -> None:
+        while not self._stop.wait(WATCH_EVERY):
+            try:
+                self.refresh()
+            except Exception as fault:  # told, and tried again: the service goes on as it is
+                self.tell(f"cannot look for a new snapshot or registry: {fault!r}")
+
+    def refresh(self) -> None:
+        """Take over a new snapshot's schedule and a changed registry, if there are."""
+        if schedules.published_snapshot(self.store.config) != self.scorer.schedule.snapshot:
+            self.scorer.schedule = self._load_schedule()
+        stamp = self._registry_stamp()
+        if stamp != self._registered:
+            self._registered = stamp
+            self._reread_registry()
+
+    def _reread_registry(self) -> None:
+        store = self._open()
+        reader = OnlineReader(store, self.bundle.service)
+        try:
+            self.bundle.refuse_misfit(reader)
+        except MisfitError as misfit:
+            self.misfit = misfit
+            self.tell(str(misfit))
+            reader.close()
+            return
+        before, self.scorer.reader = self.scorer.reader, reader
+        self.store, self.ttl, self.misfit = store, ttls(store, reader), None
+        before.close()
+
+    def _registry_stamp(self) -> Any:
+        """What changes when something is registered or materialized."""
+        return self.store.registry.proto().last_updated.ToMicroseconds()
+
+    def close(self) -> None:
+        """Stop watching, write what waits for the log, let go of the store. Twice is once."""
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        self._watcher.join()
+        if self.log is not None:
+            self.log.close()
+        self.scorer.reader.close()
+
+
+def ttls(store: FeatureStore, reader: OnlineReader) -> dict[str, timedelta]:
+    """The TTL of each feature view that the store holds; zero is unlimited."""
+    on_demand = {view.name for view in store.list_on_demand_feature_views()}
+    names = dict.fromkeys(spec.view for spec in reader.features.values())
+    return {
+        name: store.get_feature_view(name).ttl or timedelta(0)
+        for name in names
+        if name not in on_demand
+    }
+
+
+def explainer(bundle: Bundle, store: FeatureStore, reader: OnlineReader) -> Explainer:
+    """Words for the columns of a model, with the descriptions that are registered."""
+    descriptions = {
+        field.name: " ".join(field.description.split())
+        for view in store.list_feature_views()
+        for field in view.schema
+        if field.description
+    }
+    return Explainer(
+        [column.name for column in bundle.columns],
+        {name: spec.view for name, spec in reader.features.items()},
+        descriptions,
+    )
