@@ -34,7 +34,7 @@ PROJECT_FILE = "dbt_project.yml"
 FEATURES_FOLDER = "features"  # under a model path: every model in it is a feature view
 
 _VIEW_KEYS = ("entities", "ttl", "owner", "created_timestamp", "tags", "online")
-_SERVICE_KEYS = ("on_demand", "tags")
+_SERVICE_KEYS = ("on_demand", "tags", "log")
 _ENTITY_KEYS = ("join_key", "type", "description")
 _TTL = re.compile(r"([1-9]\d*)\s*(sec|second|min|minute|hour|day|week)s?", re.IGNORECASE)
 _TTL_UNITS = {"sec": "seconds", "min": "minutes"}
@@ -98,11 +98,15 @@ class FeatureViewSpec:
 
 @dataclass(frozen=True, slots=True)
 class FeatureServiceSpec:
-    """What one model consumes: whole feature views, and on-demand views by name."""
+    """What one model consumes: whole feature views, and on-demand views by name.
+
+    `log` is the folder in the project where served features are logged, if they are.
+    """
 
     name: str
     views: tuple[str, ...]
     on_demand: tuple[str, ...]
+    log: str | None
     description: str
     owner: str
     tags: Mapping[str, str]
@@ -643,11 +647,23 @@ class _Reader:
             name=exposure.name,
             views=self._read_service_views(exposure),
             on_demand=tuple(dict.fromkeys(on_demand)),
+            log=self._read_log(exposure, meta),
             description=exposure.description,
             owner=str(owner.get("email") or owner.get("name")),
             tags=self._read_tags(exposure, "feature_service", meta),
             at=exposure.at(),
         )
+
+    def _read_log(self, exposure: _Resource, meta: dict[str, Any]) -> str | None:
+        log = meta.get("log")
+        if log is not None and (not isinstance(log, str) or not log.strip()):
+            self._fault(
+                exposure.meta_at("feature_service", "log"),
+                f"feature service {exposure.name} has log {log!r}; expected a folder of the "
+                "project, such as data/log/served",
+            )
+            return None
+        return log
 
     def _read_service_views(self, exposure: _Resource) -> tuple[str, ...]:
         """The feature views it depends on. What else it depends on, such as a spine, is its own."""

@@ -17,12 +17,15 @@ from pathlib import Path
 import feast.types
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, OnDemandFeatureView
 from feast.data_format import ParquetFormat
+from feast.feature_logging import LoggingConfig
+from feast.infra.offline_stores.file_source import FileLoggingDestination
 
 from hindcast.dbt import (
     KNOWN_AT,
     MANIFEST,
     ColumnSpec,
     EntitySpec,
+    FeatureServiceSpec,
     FeatureViewSpec,
     ProjectSpec,
     definition_stamp,
@@ -59,6 +62,8 @@ class FeatureRepo:
     """What a dbt project declares, as Feast objects by name."""
 
     spec: ProjectSpec
+    root: Path
+    """The project's root as seen from the folder of `feature_store.yaml`."""
     entities: Mapping[str, Entity]
     sources: Mapping[str, FileSource]
     views: Mapping[str, FeatureView]
@@ -82,6 +87,7 @@ class FeatureRepo:
                 description=service.description,
                 owner=service.owner,
                 tags=dict(service.tags),
+                logging_config=self._logging(service),
             )
             for service in self.spec.services
         }
@@ -104,6 +110,11 @@ class FeatureRepo:
             for kind, objects in kinds.items()
             for name, made in objects.items()
         }
+
+    def _logging(self, service: FeatureServiceSpec) -> LoggingConfig | None:
+        if service.log is None:
+            return None
+        return LoggingConfig(FileLoggingDestination(path=(self.root / service.log).as_posix()))
 
     def _check(self, on_demand: Mapping[str, OnDemandFeatureView]) -> None:
         known = ", ".join(sorted(on_demand)) or "none"
@@ -143,14 +154,16 @@ def load(
     root = Path(os.path.abspath(project_dir))
     # Feast resolves a source's path against the folder of feature_store.yaml, wherever a command
     # is run; a relative one keeps the registry valid when the project moves.
+    up = Path(os.path.relpath(root, root / feature_repo))
     if not published.is_absolute():
         published = Path(os.path.relpath(root / published, root / feature_repo))
-    return _load(root, published, root / manifest, definition_stamp(root, root / manifest))
+    return _load(root, up, published, root / manifest, definition_stamp(root, root / manifest))
 
 
 @lru_cache(maxsize=8)
 def _load(
     project_dir: Path,
+    up: Path,
     published: Path,
     manifest: Path,
     stamp: tuple[int, int],  # part of the cache's key: new definitions, new objects
@@ -159,7 +172,7 @@ def _load(
     entities = {entity.name: _entity(entity) for entity in spec.entities}
     sources = {view.name: _source(view, published) for view in spec.views}
     views = {view.name: _view(view, entities, sources[view.name]) for view in spec.views}
-    return FeatureRepo(spec, entities, sources, views)
+    return FeatureRepo(spec, up, entities, sources, views)
 
 
 def _by_name(on_demand: OnDemand) -> dict[str, OnDemandFeatureView]:

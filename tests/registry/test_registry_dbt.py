@@ -79,6 +79,7 @@ def test_an_ml_exposure_is_a_service_of_the_views_it_depends_on(built_shop):
     assert service.name == "basket_size"
     assert service.views == ("store_sales", "item_stock")  # and not the spine
     assert service.on_demand == ("price_gap",)
+    assert service.log == "data/log/baskets"
     assert service.owner == "pricing@shop.example"
     assert service.tags == {"tier": "gold"}
     assert service.at == Location("models/consumers.yml", 2)

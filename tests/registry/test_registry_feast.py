@@ -122,6 +122,11 @@ def test_no_source_is_tied_to_where_the_project_stood_when_it_was_applied(applie
     assert source.path == "../data/published/current/store_sales.parquet"
 
 
+def test_served_features_are_logged_in_the_project_wherever_it_stands(applied):
+    service = store_of(applied).get_feature_service("basket_size")
+    assert service.logging_config.destination.path == "../data/log/baskets"
+
+
 def test_materialize_and_the_service_serve_what_was_published(applied):
     feast(applied, "materialize", START.isoformat(), END.isoformat(), "-v", "store_sales")
     store = store_of(applied)
