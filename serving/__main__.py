@@ -104,8 +104,6 @@ def main(
 
     try:
         Server(service, host, port, announce).run()
-    except KeyboardInterrupt:
-        pass  # uvicorn has shut down by then, and raises it again
     finally:
         service.close()
     if not listening:

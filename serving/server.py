@@ -5,8 +5,10 @@ Not for routes (`app`) or options (`__main__`).
 
 from __future__ import annotations
 
+import signal
 import socket
 from collections.abc import Callable
+from types import FrameType
 
 import uvicorn
 
@@ -34,6 +36,11 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=10,
             )
         )
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End well. uvicorn's own would raise the signal again once all is shut down."""
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then say where."""

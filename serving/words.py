@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 Values = Mapping[str, Any]
 TOP = 5
+AMPLE_MIN = 180
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
@@ -73,20 +74,21 @@ def inbound(v: Values) -> str | None:
         return "no aircraft is assigned yet"
     if landed is None:
         return "nothing is known of this aircraft in the last three days"
-    told = None
-    if landed is False:
-        out = v.get("tail_last_departure_delay_min")
-        told = "the aircraft's last flight from New York is still in the air"
-        told += f", {lateness(out)}" if out is not None else ""
-    elif v.get("tail_last_arrival_delay_min") is not None:
-        told = f"the aircraft's last flight landed {lateness(v['tail_last_arrival_delay_min'])}"
+    if landed:
+        delay = v.get("tail_last_arrival_delay_min")
+        told = "the inbound aircraft has landed" if delay is None else None
+        told = told or f"the inbound aircraft landed {lateness(delay)}"
+    else:
+        delay = v.get("tail_last_departure_delay_min")
+        told = "the inbound aircraft is still in the air"
+        told += f", {lateness(delay)}" if delay is not None else ""
     if spare is None:
         return told
     if spare < 0:
-        return joined([told, f"too late by {minutes(spare)} to be back by its schedule"])
-    if spare < 180:
-        return joined([told, f"{minutes(spare)} to spare beyond its way back"])
-    return joined([told, "with ample time to be back"])
+        return f"{told}: by its schedule it is back {minutes(spare)} too late"
+    if spare < AMPLE_MIN:
+        return f"{told}: {minutes(spare)} to spare on its way back"
+    return f"{told}: ample time to be back"
 
 
 def aircraft_day(v: Values) -> str | None:
@@ -94,7 +96,8 @@ def aircraft_day(v: Values) -> str | None:
     legs, delay = v.get("tail_departures_24h"), v.get("tail_departure_delay_mean_24h_min")
     if not legs:
         return "the aircraft has not left New York in the last 24 h"
-    text = f"the aircraft left New York {'once' if legs == 1 else f'{legs} times'} in 24 h"
+    times = "once" if legs == 1 else f"{legs} times"
+    text = f"the aircraft left New York {times} in the last 24 h"
     return text if delay is None else f"{text}, {lateness(delay)}{' on average' * (legs > 1)}"
 
 
@@ -106,9 +109,9 @@ def running(place: str, name: str, window: str, hours: str) -> Callable[[Values]
         overdue = v.get(f"{name}_overdue")
         who = place.format_map(_Names(v))
         told = (
-            f"{who} leave {lateness(delay)} on average over {hours}"
+            f"{who} left {lateness(delay)} on average in the last {hours}"
             if delay is not None
-            else f"{who}: none left in {hours}"
+            else f"no {who} left in the last {hours}"
         )
         queue = f"{many(overdue, 'flight')} overdue now" if overdue else None
         return joined([told, queue])
@@ -120,7 +123,7 @@ def at_destination(v: Values) -> str | None:
     """How flights to the destination fare."""
     told = running("flights to {dest}", "dest", "6h", "6 h")(v)
     arrival = v.get("dest_arrival_delay_mean_6h_min")
-    landed = f"those that landed were {lateness(arrival)}" if arrival is not None else None
+    landed = f"landed {lateness(arrival)}" if arrival is not None else None
     return joined([told, landed])
 
 
@@ -131,7 +134,7 @@ def history(what: str, name: str) -> Callable[[Values], str | None]:
         rate, count = v.get(f"{name}_late_arrival_rate_28d"), v.get(f"{name}_arrivals_28d")
         if rate is None or not count:
             return f"{what} has not flown in the last four weeks"
-        return f"{what} was late {share(rate)} of {many(count, 'time')} in four weeks"
+        return f"{what} arrived late {share(rate)} of {many(count, 'time')} in four weeks"
 
     return sentence
 
