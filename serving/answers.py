@@ -2,8 +2,8 @@
 
 Written by a thread through Feast's feature logging, so the service's own `logging_config` says
 where, and Feast's names say what each column is. Times are kept to the microsecond; Feast's
-schema would cut them to seconds. Beside Feast's columns stand those of `OWN`. Not for reading
-the log: `hindcast parity` does.
+schema would cut them to seconds. Beside Feast's columns stand those of `ASKED` and `OWN`.
+Not for reading the log: `hindcast parity` does.
 
 Nothing is answered that cannot be logged: where the log cannot be written, what waits is
 bounded, and a request beyond it is refused. `close` writes all that waits.
@@ -30,6 +30,7 @@ from feast.feature_logging import (
 
 from hindcast.errors import HindcastError
 from serving.adapter import OnlineReader
+from serving.requests import Flight
 from serving.scorer import Scored
 
 MOST_WAITING = 10_000  # answers; about 10 kB each
@@ -38,6 +39,18 @@ WRITE_EVERY = 10.0  # seconds
 WAIT_FOR_ROOM = 1.0
 GIVE_UP_CLOSING_AFTER = 10.0
 INSTANT = pa.timestamp("us", tz="UTC")
+ASKED = {
+    "carrier": pa.string(),
+    "flight": pa.int64(),
+    "origin": pa.string(),
+    "dest": pa.string(),
+    "tailnum": pa.string(),
+    "sched_dep_at": INSTANT,
+    "predict_at": INSTANT,
+    "distance_mi": pa.float64(),
+    "block_min": pa.float64(),
+}
+"""The flight as it was scored, with nothing left out; those that are keys have Feast's types."""
 OWN = {
     "score": pa.float64(),
     "flag": pa.bool_(),
@@ -55,7 +68,7 @@ class LogFullError(HindcastError):
 class _Answer:
     request_id: str
     at: datetime
-    columns: Mapping[str, Sequence[Any]]
+    flights: Sequence[Flight]
     values: Mapping[str, Sequence[Any]]
     statuses: Mapping[str, Sequence[Any]]
     event_us: Mapping[str, Sequence[int | None]]
@@ -84,8 +97,10 @@ class AnswerLog:
                 pa.field(f.name, INSTANT if pa.types.is_timestamp(f.type) else f.type)
                 for f in source.get_schema(store.registry)
             ]
-            + [pa.field(name, kind) for name, kind in OWN.items()]
         )
+        for name, kind in (ASKED | OWN).items():
+            if name not in self._schema.names:
+                self._schema = self._schema.append(pa.field(name, kind))
         self._changed = threading.Condition()
         self._answers: list[_Answer] = []
         self._waiting = 0
@@ -124,7 +139,7 @@ class AnswerLog:
         answer = _Answer(
             request_id,
             at,
-            scored.columns,
+            scored.flights,
             rows.values,
             rows.statuses,
             rows.event_us,
@@ -194,8 +209,8 @@ class AnswerLog:
             """One value an answer, repeated for its flights."""
             column(name, [[v] * n for v, n in zip(values, counts, strict=True)])
 
-        for name in answers[0].columns:
-            column(name, [answer.columns[name] for answer in answers])
+        for name in ASKED:
+            column(name, [[getattr(f, name) for f in answer.flights] for answer in answers])
         for name, spec in self._reader.features.items():
             log_name = f"{spec.view}__{name}"
             column(log_name, [answer.values[name] for answer in answers])

@@ -14,6 +14,7 @@ from typing import Any
 
 from hindcast.errors import HindcastError, MissingInputError
 from serving.adapter import OnlineReader
+from serving.requests import Flight
 from serving.trees import TreeModel
 from training import model
 from training.dataset import Column
@@ -55,12 +56,17 @@ class Bundle:
     card: str
 
     def differences(self, reader: OnlineReader) -> list[str]:
-        """What the model was trained on and the feature service does not give in this way."""
-        found = []
+        """What the model was trained on and is not served in this way, and the other way round."""
+        asked = Flight.__struct_fields__
+        found = [
+            f"{name}: needed to read the features, but no request has it"
+            for name in (*reader.keys, *reader.request)
+            if name not in asked
+        ]
         for column in self.columns:
             if column.view == KEYS:
-                if column.name not in reader.keys:
-                    found.append(f"{column.name}: a key in training, no key of the service now")
+                if column.name not in asked:
+                    found.append(f"{column.name}: a key in training, but no request has it")
                 continue
             spec = reader.features.get(column.name)
             if spec is None:

@@ -46,8 +46,8 @@ class Scored:
     """
 
     flights: list[Flight]
-    columns: Mapping[str, Sequence[Any]]
-    """Keys and request columns, as the online store was asked."""
+    values: Mapping[str, Sequence[Any]]
+    """What the model saw: its keys, and all features served."""
     rows: OnlineRows
     p: list[float]
     flags: list[bool]
@@ -89,8 +89,7 @@ class Scorer:
         self.explainer = explainer
         self.reader = reader
         self._tell = tell
-        self._asked = (*reader.keys, *(name for name in reader.request if name not in reader.keys))
-        self._own_keys = [column.name for column in bundle.columns if column.view == KEYS]
+        self._keys = [column.name for column in bundle.columns if column.view == KEYS]
         self._away_until = 0.0
         self.as_of: dict[str, datetime | None] = {}
         self.snapshot: str | None = None
@@ -143,13 +142,14 @@ class Scorer:
         Raises:
             StoreAwayError: the online store cannot be read now.
         """
-        columns = {name: [getattr(f, name) for f in flights] for name in self._asked}
-        rows = self._read(columns)
-        values = {**{name: columns[name] for name in self._own_keys}, **rows.values}
+        asked = (*self.reader.keys, *self.reader.request)
+        rows = self._read({name: [getattr(f, name) for f in flights] for name in asked})
+        keys = {name: [getattr(f, name) for f in flights] for name in self._keys}
+        values = keys | rows.values
         scores = self.bundle.trees.score(values)
         return Scored(
             flights,
-            columns,
+            values,
             rows,
             scores.p.tolist(),
             (scores.p >= self.bundle.threshold).tolist(),
@@ -187,7 +187,8 @@ class Scorer:
             distance_mi=1.0,
             block_min=1.0,
         )
-        self._read({name: [getattr(nobody, name)] for name in self._asked})
+        asked = (*self.reader.keys, *self.reader.request)
+        self._read({name: [getattr(nobody, name)] for name in asked})
 
     # --- telling ------------------------------------------------------------------------
 
@@ -214,8 +215,7 @@ class Scorer:
 
     def features(self, scored: Scored, i: int) -> dict[str, Any]:
         """What the model saw of a flight, keys included."""
-        own = {name: scored.columns[name][i] for name in self._own_keys}
-        return own | {name: column[i] for name, column in scored.rows.values.items()}
+        return {name: column[i] for name, column in scored.values.items()}
 
     def reasons(self, scored: Scored, i: int, ages: Mapping[str, float | None]) -> dict[str, Any]:
         """Why a flight has its score: log odds by group of features, adding up to its own."""

@@ -76,8 +76,8 @@ def inbound(v: Values) -> str | None:
         return "nothing is known of this aircraft in the last three days"
     if landed:
         delay = v.get("tail_last_arrival_delay_min")
-        told = "the inbound aircraft has landed" if delay is None else None
-        told = told or f"the inbound aircraft landed {lateness(delay)}"
+        told = "the inbound aircraft has landed"
+        told += f", {lateness(delay)}" if delay is not None else ""
     else:
         delay = v.get("tail_last_departure_delay_min")
         told = "the inbound aircraft is still in the air"
