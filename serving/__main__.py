@@ -86,28 +86,25 @@ def main(
     stands_at = instant(at)
     # only now: --help should not wait for scikit-learn
     from serving.guard import Guard, Limits, api_keys
-    from serving.server import Server
+    from serving.server import Server, listen
     from serving.service import Options, Service
 
     keys = api_keys(api_key_file)
     if host not in LOOPBACK and not keys:
         tell(f"anybody who reaches {host} may ask: no API key is set")
     guard = Guard(Limits(most_bytes, most_flights, rate), keys)
+    listening = listen(host, port)
     service = Service(Options(run_dir, repo, stands_at, guard, log), tell)
     for reason in service.not_ready():
         tell(f"not ready: {reason}")
-    listening: list[str] = []
 
     def announce(address: str) -> None:
-        listening.append(address)
         console.print(f"Model {service.bundle.id} answers at [bold]{address}[/bold]")
 
     try:
-        Server(service, host, port, announce).run()
+        Server(service, announce).run([listening])
     finally:
         service.close()
-    if not listening:
-        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

@@ -12,23 +12,44 @@ from types import FrameType
 
 import uvicorn
 
+from hindcast.errors import HindcastError
 from serving.app import build
 from serving.service import Service
 
 
-class Server(uvicorn.Server):
-    """uvicorn's server; `announce` gets the address once it listens."""
+class ListenError(HindcastError):
+    """An address that cannot be listened on."""
 
-    def __init__(
-        self, service: Service, host: str, port: int, announce: Callable[[str], None]
-    ) -> None:
-        """Serve one service. Port 0 takes a free one."""
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket bound to an address; port 0 takes a free one.
+
+    Raises:
+        ListenError: the port is taken, or the host is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as fault:
+        bound.close()
+        raise ListenError(
+            f"cannot listen on {host}, port {port}: {fault.strerror or fault}; give another "
+            "--port (0 takes a free one) or --host"
+        ) from None
+    return bound
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server; `announce` gets the address once it answers."""
+
+    def __init__(self, service: Service, announce: Callable[[str], None]) -> None:
+        """Serve one service."""
         self._announce = announce
         super().__init__(
             uvicorn.Config(
                 build(service),
-                host=host,
-                port=port,
                 access_log=False,
                 log_level="warning",
                 server_header=False,
@@ -43,7 +64,7 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, then say where."""
+        """Begin to answer, then say where."""
         await super().startup(sockets)
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]

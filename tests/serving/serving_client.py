@@ -9,7 +9,7 @@ from typing import Any
 
 from training_project import STANDS_AT
 
-from serving.server import Server
+from serving.server import Server, listen
 from serving.service import Service
 
 HOUR = STANDS_AT.replace(hour=18).isoformat()
@@ -86,8 +86,8 @@ def running(service: Service) -> Iterator[Client]:
         addresses.append(address)
         listening.set()
 
-    server = Server(service, "127.0.0.1", 0, announce)
-    thread = threading.Thread(target=server.run)
+    server = Server(service, announce)
+    thread = threading.Thread(target=server.run, args=([listen("127.0.0.1", 0)],))
     thread.start()
     try:
         assert listening.wait(20), "the server does not listen"
