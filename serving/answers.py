@@ -29,7 +29,7 @@ from feast.feature_logging import (
 )
 
 from hindcast.errors import HindcastError
-from serving.adapter import OnlineReader
+from hindcast.online import OnlineReader
 from serving.requests import Flight
 from serving.scorer import Scored
 

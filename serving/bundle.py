@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hindcast.errors import HindcastError, MissingInputError
-from serving.adapter import OnlineReader
+from hindcast.online import OnlineReader
 from serving.requests import Flight
 from serving.trees import TreeModel
 from training import model

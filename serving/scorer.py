@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from hindcast.errors import HindcastError
-from serving.adapter import OnlineReader, OnlineRows, OnlineStoreUnavailableError
+from hindcast.errors import HindcastError, OnlineStoreUnavailableError
+from hindcast.online import OnlineReader, OnlineRows
 from serving.bundle import KEYS, Bundle
 from serving.requests import Flight, RowError
 from serving.schedule import Schedule
@@ -26,6 +26,7 @@ UNAVAILABLE = (
     "the online store cannot be read now; scoring goes on by itself once it is back "
     "(the service's own log has the details)"
 )
+T = TypeVar("T")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -157,38 +158,29 @@ class Scorer:
             scores.leaves,
         )
 
-    def _read(self, columns: Mapping[str, Sequence[Any]]) -> OnlineRows:
-        if time.monotonic() < self._away_until:
-            raise StoreAwayError(UNAVAILABLE)
-        try:
-            rows = self.reader.read(columns)
-        except OnlineStoreUnavailableError as fault:
-            self._away_until = time.monotonic() + PAUSE
-            self._tell(str(fault))
-            raise StoreAwayError(UNAVAILABLE) from None
-        self.as_of, self.snapshot = rows.as_of, rows.snapshot
-        return rows
-
-    def probe(self) -> None:
-        """Read one entity that does not exist: is the store there, and where does it stand?
+    def look(self) -> None:
+        """Look whether the store is there, and up to when its views are known.
 
         Raises:
             StoreAwayError: the store cannot be read now.
         """
-        now = self.clock.now()
-        nobody = Flight(
-            carrier="XX",
-            flight=1,
-            origin="XXX",
-            dest="XXX",
-            tailnum=None,
-            sched_dep_at=now,
-            predict_at=now,
-            distance_mi=1.0,
-            block_min=1.0,
-        )
-        asked = (*self.reader.keys, *self.reader.request)
-        self._read({name: [getattr(nobody, name)] for name in asked})
+        self.as_of = self._asked(self.reader.as_of)
+
+    def _read(self, columns: Mapping[str, Sequence[Any]]) -> OnlineRows:
+        rows = self._asked(lambda: self.reader.read(columns))
+        self.as_of, self.snapshot = rows.as_of, rows.snapshot
+        return rows
+
+    def _asked(self, read: Callable[[], T]) -> T:
+        """What the store answers; one that failed is not asked again at once."""
+        if time.monotonic() < self._away_until:
+            raise StoreAwayError(UNAVAILABLE)
+        try:
+            return read()
+        except OnlineStoreUnavailableError as fault:
+            self._away_until = time.monotonic() + PAUSE
+            self._tell(str(fault))
+            raise StoreAwayError(UNAVAILABLE) from None
 
     # --- telling ------------------------------------------------------------------------
 

@@ -17,9 +17,9 @@ from typing import Any
 from feast import FeatureStore
 
 from hindcast.errors import HindcastError
+from hindcast.online import OnlineReader
 from serving import bundle as bundles
 from serving import schedule as schedules
-from serving.adapter import OnlineReader
 from serving.answers import AnswerLog
 from serving.bundle import Bundle, MisfitError
 from serving.guard import Guard
@@ -78,7 +78,7 @@ class Service:
         self.log = self._open_log(reader)
         self.misfit: MisfitError | None = None
         with contextlib.suppress(StoreAwayError):  # told already; it may come back
-            self.scorer.probe()
+            self.scorer.look()
         self._stop = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
         self._watcher.start()
@@ -151,7 +151,7 @@ class Service:
         """Why it should not be asked now; empty if it may be."""
         reasons = list(self.misfit.differences) if self.misfit else []
         try:
-            self.scorer.probe()
+            self.scorer.look()
         except StoreAwayError as fault:
             reasons.append(str(fault))
         if self.log is not None and self.log.failing:
