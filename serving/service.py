@@ -237,6 +237,7 @@ class Service:
 
     def _registry_stamp(self) -> Any:
         """What changes when something is registered or materialized."""
+        self.store.refresh_registry()
         return self.store.registry.proto().last_updated.ToMicroseconds()
 
     def close(self) -> None:
