@@ -33,8 +33,8 @@ from hindcast.online import OnlineReader
 from serving.requests import Flight
 from serving.scorer import Scored
 
-MOST_WAITING = 10_000  # answers; about 10 kB each
-WRITE_AT = 2_500
+MOST_WAITING = 20_000  # answers; at most about 10 kB each
+WRITE_AT = 5_000
 WRITE_EVERY = 10.0  # seconds
 WAIT_FOR_ROOM = 1.0
 GIVE_UP_CLOSING_AFTER = 10.0

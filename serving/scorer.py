@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -26,7 +26,6 @@ UNAVAILABLE = (
     "the online store cannot be read now; scoring goes on by itself once it is back "
     "(the service's own log has the details)"
 )
-T = TypeVar("T")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -143,8 +142,7 @@ class Scorer:
         Raises:
             StoreAwayError: the online store cannot be read now.
         """
-        asked = (*self.reader.keys, *self.reader.request)
-        rows = self._read({name: [getattr(f, name) for f in flights] for name in asked})
+        rows = self._read(flights)
         keys = {name: [getattr(f, name) for f in flights] for name in self._keys}
         values = keys | rows.values
         scores = self.bundle.trees.score(values)
@@ -159,28 +157,41 @@ class Scorer:
         )
 
     def look(self) -> None:
-        """Look whether the store is there, and up to when its views are known.
+        """Read a flight that nobody flies: is the store there, and where does it stand?
 
         Raises:
             StoreAwayError: the store cannot be read now.
         """
-        self.as_of = self._asked(self.reader.as_of)
+        now = self.clock.now()
+        self._read(
+            [
+                Flight(
+                    carrier="XX",
+                    flight=1,
+                    origin="XXX",
+                    dest="XXX",
+                    tailnum=None,
+                    sched_dep_at=now,
+                    predict_at=now,
+                    distance_mi=1.0,
+                    block_min=1.0,
+                )
+            ]
+        )
 
-    def _read(self, columns: Mapping[str, Sequence[Any]]) -> OnlineRows:
-        rows = self._asked(lambda: self.reader.read(columns))
-        self.as_of, self.snapshot = rows.as_of, rows.snapshot
-        return rows
-
-    def _asked(self, read: Callable[[], T]) -> T:
-        """What the store answers; one that failed is not asked again at once."""
+    def _read(self, flights: list[Flight]) -> OnlineRows:
+        """The features of complete flights. A store that failed is not asked again at once."""
         if time.monotonic() < self._away_until:
             raise StoreAwayError(UNAVAILABLE)
+        asked = (*self.reader.keys, *self.reader.request)
         try:
-            return read()
+            rows = self.reader.read({name: [getattr(f, name) for f in flights] for name in asked})
         except OnlineStoreUnavailableError as fault:
             self._away_until = time.monotonic() + PAUSE
             self._tell(str(fault))
             raise StoreAwayError(UNAVAILABLE) from None
+        self.as_of, self.snapshot = rows.as_of, rows.snapshot
+        return rows
 
     # --- telling ------------------------------------------------------------------------
 

@@ -131,10 +131,11 @@ def history(what: str, name: str) -> Callable[[Values], str | None]:
     """How often something was late in four weeks."""
 
     def sentence(v: Values) -> str | None:
+        who = what.format_map(_Names(v))
         rate, count = v.get(f"{name}_late_arrival_rate_28d"), v.get(f"{name}_arrivals_28d")
         if rate is None or not count:
-            return f"{what} has not flown in the last four weeks"
-        return f"{what} arrived late {share(rate)} of {many(count, 'time')} in four weeks"
+            return f"{who} has not flown in the last four weeks"
+        return f"{who} arrived late {share(rate)} of {many(count, 'time')} in four weeks"
 
     return sentence
 
@@ -209,7 +210,7 @@ GROUPS = (
         "airport",
         "Airport of departure",
         ("origin",),
-        running("departures from {origin}", "origin", "3h", "3 h"),
+        running("flights from {origin}", "origin", "3h", "3 h"),
     ),
     Group(
         "carrier",

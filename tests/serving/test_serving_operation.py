@@ -314,7 +314,7 @@ def test_what_cannot_start_is_an_error_of_ours(run_dir: Path) -> None:
     def start(*words: str) -> None:
         CliRunner().invoke(__main__.app, ["--port", "0", *words], catch_exceptions=False)
 
-    with pytest.raises(MissingInputError, match="no trained model in .*nowhere"):
+    with pytest.raises(MissingInputError, match=r"no trained model in .*nowhere"):
         start("--run", "nowhere")
     with listen("127.0.0.1", 0) as taken:
         taken.listen()
