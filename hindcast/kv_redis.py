@@ -42,7 +42,8 @@ class RedisEngine(Engine):
                 url,
                 socket_timeout=timeout,
                 socket_connect_timeout=timeout,
-                retry=Retry(NoBackoff(), 1),  # once, for a connection that the server had closed
+                # once, for a connection that the server had closed; not for one that hangs
+                retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
             )
         except ValueError as error:
             raise HindcastError(

@@ -16,6 +16,7 @@ import msgspec
 
 from hindcast.errors import HindcastError, OnlineStoreUnavailableError
 from hindcast.online import OnlineReader, OnlineRows
+from hindcast.online_store import Status
 from serving.bundle import KEYS, Bundle
 from serving.requests import Flight, RowError
 from serving.schedule import Schedule
@@ -26,7 +27,15 @@ UNAVAILABLE = (
     "the online store cannot be read now; scoring goes on by itself once it is back "
     "(the service's own log has the details)"
 )
+EMPTY = (
+    "the online store holds nothing of these features: nothing was materialized, or it was "
+    "emptied; scoring goes on by itself once it is filled"
+)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _any_present(statuses: Sequence[Status]) -> bool:
+    return Status.PRESENT in statuses
 
 
 def minutes_since(event_us: int | None, now_us: int) -> float | None:
@@ -140,9 +149,11 @@ class Scorer:
         """Read the features of complete flights and score them.
 
         Raises:
-            StoreAwayError: the online store cannot be read now.
+            StoreAwayError: the online store cannot be read now, or holds nothing.
         """
         rows = self._read(flights)
+        if not any(rows.as_of.values()) and not any(map(_any_present, rows.statuses.values())):
+            raise StoreAwayError(EMPTY)
         keys = {name: [getattr(f, name) for f in flights] for name in self._keys}
         values = keys | rows.values
         scores = self.bundle.trees.score(values)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -169,6 +170,83 @@ def test_a_store_that_goes_away_is_told_within_a_second_and_found_again(
         (copy / "data" / "gone").rename(store)
         until(lambda: client.get("/readyz").status == 200, 5)
         assert client.result(FLIGHT) == before
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[Callable[[], Any]]:
+    """Starts a real Redis, on one port each time; what was started is stopped at the end."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("redis-server is not installed")
+    with listen("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    started: list[subprocess.Popen[bytes]] = []
+
+    def begin() -> Any:
+        words = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
+        made = subprocess.Popen([program, *words], stdout=subprocess.DEVNULL)
+        started.append(made)
+        until(lambda: reachable(port))
+        made.url = f"redis://127.0.0.1:{port}/0"  # type: ignore[attr-defined]
+        return made
+
+    yield begin
+    for made in started:
+        made.kill()
+        made.wait()
+
+
+def reachable(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_redis_answers_as_lmdb_and_is_told_within_a_second_when_it_stops_or_hangs(
+    on_copy: Callable[..., Service],
+    copy: Path,
+    client: Client,
+    redis_server: Callable[[], Any],
+) -> None:
+    server = redis_server()
+    config = copy / "feature_repo" / "feature_store.yaml"
+    lines = config.read_text().splitlines()
+    at = next(i for i, line in enumerate(lines) if "LmdbOnlineStore" in line)
+    lines[at : at + 2] = [
+        "    type: hindcast.online_store.RedisOnlineStore",
+        f"    url: {server.url}",
+    ]
+    config.write_text("\n".join(lines) + "\n")
+
+    def fill() -> None:
+        store = FeatureStore(repo_path=str(copy / "feature_repo"))
+        store.materialize(STANDS_AT - timedelta(days=1), STANDS_AT)
+
+    def refused(redis: Client) -> str:
+        began = time.monotonic()
+        answer = redis.score(FLIGHT)
+        assert answer.status == 503
+        assert time.monotonic() - began < 1
+        return answer.code
+
+    asked = [FLIGHT | {"origin": origin} for origin in ("EWR", "JFK", "LGA", "XXX")]
+    with running(on_copy()) as redis:
+        assert refused(redis) == "store_unavailable"  # there is nothing in it yet
+        fill()
+        lmdb = client.score(asked, features=True, reasons=True).json
+        assert redis.score(asked, features=True, reasons=True).json["results"] == lmdb["results"]
+        server.send_signal(signal.SIGSTOP)
+        assert refused(redis) == "store_unavailable"
+        assert redis.get("/healthz").status == 200
+        server.send_signal(signal.SIGCONT)
+        until(lambda: redis.score(FLIGHT).status == 200)
+        server.kill()
+        server.wait()
+        assert refused(redis) == "store_unavailable"
+        assert redis.get("/readyz").status == 503
+        redis_server()
+        fill()
+        until(lambda: redis.get("/readyz").status == 200)
+        assert redis.score(asked, features=True, reasons=True).json["results"] == lmdb["results"]
 
 
 def test_features_registered_anew_are_compared_with_the_model_while_it_runs(
