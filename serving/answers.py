@@ -55,9 +55,11 @@ OWN = {
     "score": pa.float64(),
     "flag": pa.bool_(),
     "model": pa.string(),
+    "as_of": INSTANT,
     "snapshot": pa.string(),
 }
-"""Columns beside those of Feast's logging schema."""
+"""Columns beside those of Feast's logging schema. `as_of` and `snapshot` are what all views stood
+at and came from, NULL if they differ."""
 
 
 class LogFullError(HindcastError):
@@ -74,6 +76,7 @@ class _Answer:
     event_us: Mapping[str, Sequence[int | None]]
     scores: Sequence[float]
     flags: Sequence[bool]
+    as_of: datetime | None
     snapshot: str | None
 
 
@@ -136,6 +139,7 @@ class AnswerLog:
     def append(self, scored: Scored, request_id: str, at: datetime) -> None:
         """Take an answer. Returns at once."""
         rows = scored.rows
+        instants = set(rows.as_of.values())
         answer = _Answer(
             request_id,
             at,
@@ -145,6 +149,7 @@ class AnswerLog:
             rows.event_us,
             scored.p,
             scored.flags,
+            instants.pop() if len(instants) == 1 else None,
             rows.snapshot,
         )
         with self._changed:
@@ -233,5 +238,6 @@ class AnswerLog:
         column("score", [answer.scores for answer in answers])
         column("flag", [answer.flags for answer in answers])
         each("model", [self._model] * len(answers))
+        each("as_of", [answer.as_of for answer in answers])
         each("snapshot", [answer.snapshot for answer in answers])
         return pa.table([places[name] for name in self._schema.names], self._schema)

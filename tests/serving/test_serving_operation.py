@@ -24,6 +24,7 @@ from serving_client import FLIGHT, HOUR, Client, running
 from training_project import STANDS_AT, Project, publish
 from typer.testing import CliRunner
 
+from hindcast import parity
 from hindcast.errors import MissingInputError
 from serving import __main__, answers, service
 from serving.bundle import Bundle, MisfitError, load
@@ -336,16 +337,19 @@ def test_every_answer_is_in_the_log_after_a_sigterm_and_the_exit_code_is_0(
     assert {name: table.schema.field(name).type for name in LOG_SCHEMA} == LOG_SCHEMA
 
 
-def test_the_log_has_every_column_that_feast_reads_back(
+def test_the_log_is_what_feast_and_the_parity_check_read(
     on_copy: Callable[..., Service], copy: Path
 ) -> None:
-    made = on_copy(log=True)
-    with running(made) as client:
-        client.result(FLIGHT)
+    with running(on_copy(log=True)) as client:
+        client.score([FLIGHT | {"origin": origin} for origin in ("EWR", "JFK", "XXX")])
     store = FeatureStore(repo_path=str(copy / "feature_repo"))
     source = FeatureServiceLoggingSource(store.get_feature_service("late_arrival"), store.project)
     logged = ds.dataset(copy / "data" / "log").schema
     assert set(source.get_schema(store.registry).names) <= set(logged.names)
+    found = parity.compare_log(store, "late_arrival", None)
+    assert found.at == (STANDS_AT, STANDS_AT)
+    assert (found.rows, found.wrong, found.notes) == (3, 0, [])
+    assert 0 < found.nulls < found.values
 
 
 def test_nothing_is_answered_that_cannot_be_logged_and_nothing_logged_twice(
