@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
@@ -66,14 +66,22 @@ class LogFullError(HindcastError):
     """The log cannot be written and no more can wait."""
 
 
-@dataclass(frozen=True)
+Columns = tuple[tuple[Any, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class _Answer:
+    """An answer that waits. In tuples, which Python's garbage collector leaves alone.
+
+    `values` by feature of the reader, `statuses` and `event_us` by view.
+    """
+
     request_id: str
     at: datetime
     flights: Sequence[Flight]
-    values: Mapping[str, Sequence[Any]]
-    statuses: Mapping[str, Sequence[Any]]
-    event_us: Mapping[str, Sequence[int | None]]
+    values: Columns
+    statuses: Columns
+    event_us: Columns
     scores: Sequence[float]
     flags: Sequence[bool]
     as_of: datetime | None
@@ -94,6 +102,9 @@ class AnswerLog:
         """Log the answers of a model with the features of a service, which says where to."""
         self._store, self._service, self._model = store, service, model
         self._reader, self._tell = reader, tell
+        on_demand = {view.name for view in store.list_on_demand_feature_views()}
+        views = dict.fromkeys(spec.view for spec in reader.features.values())
+        self._views = [view for view in views if view not in on_demand]
         source = FeatureServiceLoggingSource(service, store.project)
         self._schema = pa.schema(
             [
@@ -144,9 +155,9 @@ class AnswerLog:
             request_id,
             at,
             scored.flights,
-            rows.values,
-            rows.statuses,
-            rows.event_us,
+            tuple(tuple(rows.values[name]) for name in self._reader.features),
+            tuple(tuple(rows.statuses[view]) for view in self._views),
+            tuple(tuple(rows.event_us[view]) for view in self._views),
             scored.p,
             scored.flags,
             instants.pop() if len(instants) == 1 else None,
@@ -216,17 +227,16 @@ class AnswerLog:
 
         for name in ASKED:
             column(name, [[getattr(f, name) for f in answer.flights] for answer in answers])
-        for name, spec in self._reader.features.items():
-            log_name = f"{spec.view}__{name}"
-            column(log_name, [answer.values[name] for answer in answers])
+        for i, (name, spec) in enumerate(self._reader.features.items()):
+            column(f"{spec.view}__{name}", [answer.values[i] for answer in answers])
         nothing = pa.nulls(sum(counts), INSTANT)
         present = pa.array([1] * sum(counts), pa.int32())
         times: dict[str, pa.Array] = {}
         statuses: dict[str, pa.Array] = {}
-        for view in answers[0].event_us:
-            stamps = chain.from_iterable(answer.event_us[view] for answer in answers)
+        for i, view in enumerate(self._views):
+            stamps = chain.from_iterable(answer.event_us[i] for answer in answers)
             times[view] = pa.array(stamps, pa.int64()).cast(INSTANT)
-            states = chain.from_iterable(answer.statuses[view] for answer in answers)
+            states = chain.from_iterable(answer.statuses[i] for answer in answers)
             statuses[view] = pa.array(map(int, states), pa.int32())
         for name, spec in self._reader.features.items():
             log_name = f"{spec.view}__{name}"

@@ -98,6 +98,22 @@ class ScoreEndpoint:
         return orjson.dumps(answer)
 
 
+class Front:
+    """Takes `POST /v1/score` past FastAPI's layers, which cost as much time as the score."""
+
+    def __init__(self, app: FastAPI) -> None:
+        """Everything else is the application's."""
+        self._app, self._score = app, ScoreEndpoint(app.state.service)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass a request on."""
+        is_score = scope["type"] == "http" and scope["path"] == "/v1/score"
+        if is_score and scope["method"] == "POST":
+            await self._score(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
 def build(service: Service) -> FastAPI:
     """The application of a service. Its shutdown closes the service."""
 

@@ -5,6 +5,7 @@ Not for routes (`app`) or options (`__main__`).
 
 from __future__ import annotations
 
+import gc
 import signal
 import socket
 import sys
@@ -14,7 +15,7 @@ from types import FrameType
 import uvicorn
 
 from hindcast.errors import HindcastError
-from serving.app import build
+from serving.app import Front, build
 from serving.service import Service
 
 SWITCH_EVERY = 0.0005
@@ -54,7 +55,7 @@ class Server(uvicorn.Server):
         self._announce = announce
         super().__init__(
             uvicorn.Config(
-                build(service),
+                Front(build(service)),
                 access_log=False,
                 log_level="warning",
                 server_header=False,
@@ -71,6 +72,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to answer, then say where."""
         sys.setswitchinterval(SWITCH_EVERY)
+        gc.collect()
+        gc.freeze()  # what was loaded stays: looking through it again would show in the slowest
         await super().startup(sockets)
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
