@@ -50,14 +50,14 @@ class ScoreEndpoint:
         service, request_id, more = self._service, uuid4().hex, []
         try:
             service.guard.check(scope)
-            body = await self._body(receive)
+            body = await service.guard.body(receive)
             started = time.perf_counter()
             content = self._score(body, request_id)
             service.metrics.latency.observe(time.perf_counter() - started)
             status = 200
         except RequestError as fault:
             status, content = fault.status, told(fault.code, str(fault), request_id)
-            if status == 413:  # what is left of the body is not read
+            if status == 413:  # there may be more of the body than was read
                 more.append((b"connection", b"close"))
         except (StoreAwayError, LogFullError, MisfittedError) as fault:
             status, content = 503, told(NOT_NOW[type(fault)], str(fault), request_id)
@@ -71,20 +71,6 @@ class ScoreEndpoint:
         headers = [(b"content-type", JSON), (b"content-length", length), *more]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
-
-    async def _body(self, receive: Any) -> bytes:
-        most, parts, size = self._service.guard.limits.body_bytes, [], 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise RequestError(400, "incomplete", "the connection ended before the body did")
-            part = message.get("body", b"")
-            size += len(part)
-            if size > most:
-                raise self._service.guard.too_large()
-            parts.append(part)
-            if not message.get("more_body"):
-                return b"".join(parts)
 
     def _score(self, body: bytes, request_id: str) -> bytes:
         service = self._service

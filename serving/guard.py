@@ -1,7 +1,6 @@
 """Who may ask, how much and how often: API keys, body size and request rate.
 
-Decided from a request's headers alone, before anything of its body is decoded. Not for what a
-request may say (`requests`).
+Decided before anything of a body is decoded. Not for what a request may say (`requests`).
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from serving.requests import RequestError
 
 KEYS_VARIABLE = "HINDCAST_API_KEYS"
 SHORTEST_KEY = 16
+THROWN_AWAY = 16_777_216  # bytes of a body over the limit
 MOST_CALLERS = 10_000  # whose rates are remembered
 
 
@@ -65,11 +65,11 @@ class Guard:
     keys: tuple[bytes, ...] = ()
     _spent: OrderedDict[str, tuple[float, float]] = field(default_factory=OrderedDict)
 
-    def check(self, scope: Any) -> dict[bytes, bytes]:
-        """The headers of a request that may go on.
+    def check(self, scope: Any) -> None:
+        """Let a request pass by its headers.
 
         Raises:
-            RequestError: no valid key, too large, or too often.
+            RequestError: it has no valid key, or the caller asks too often.
         """
         headers = dict(scope["headers"])
         client = scope.get("client")
@@ -84,18 +84,34 @@ class Guard:
             caller = given.decode("latin-1")
         if self.limits.per_second:
             self._spend(caller)
-        length = headers.get(b"content-length", b"")
-        if length.isdigit() and int(length) > self.limits.body_bytes:
-            raise self.too_large()
-        return headers
 
-    def too_large(self) -> RequestError:
-        """What to answer a body over the limit."""
-        return RequestError(
-            413,
-            "body_too_large",
-            f"the body is over {self.limits.body_bytes} bytes; send fewer flights at a time",
-        )
+    async def body(self, receive: Any) -> bytes:
+        """The body of a request.
+
+        What is over the limit is read on for a while and thrown away, since most clients hear no
+        answer before they have sent all.
+
+        Raises:
+            RequestError: it is too large, or the connection ended before it did.
+        """
+        most, parts, size = self.limits.body_bytes, [], 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise RequestError(400, "incomplete", "the connection ended before the body did")
+            part = message.get("body", b"")
+            size += len(part)
+            if size <= most:
+                parts.append(part)
+            if not message.get("more_body") or size > most + THROWN_AWAY:
+                break
+        if size > most:
+            raise RequestError(
+                413,
+                "body_too_large",
+                f"the body is over {most} bytes; send fewer flights at a time",
+            )
+        return b"".join(parts)
 
     def _spend(self, caller: str) -> None:
         """Take a token of the caller's bucket, which fills with time."""
