@@ -198,9 +198,13 @@ class Scorer:
         try:
             rows = self.reader.read({name: [getattr(f, name) for f in flights] for name in asked})
         except OnlineStoreUnavailableError as fault:
+            if not self._away_until:
+                self._tell(str(fault))
             self._away_until = time.monotonic() + PAUSE
-            self._tell(str(fault))
             raise StoreAwayError(UNAVAILABLE) from None
+        if self._away_until:
+            self._tell("the online store can be read again")
+            self._away_until = 0.0
         self.as_of, self.snapshot = rows.as_of, rows.snapshot
         return rows
 
