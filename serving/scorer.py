@@ -38,9 +38,9 @@ def _any_present(statuses: Sequence[Status]) -> bool:
     return Status.PRESENT in statuses
 
 
-def minutes_since(event_us: int | None, now_us: int) -> float | None:
-    """Minutes, to a tenth; None stays None."""
-    return None if event_us is None else round((now_us - event_us) / 60e6, 1)
+def minutes_since(event_us: Sequence[int | None], now_us: int) -> list[float | None]:
+    """Whole tenths of minutes; None stays None."""
+    return [None if at is None else (now_us - at) // 6_000_000 / 10 for at in event_us]
 
 
 class StoreAwayError(HindcastError):
@@ -213,7 +213,7 @@ class Scorer:
     def results(self, scored: Scored, features: bool, reasons: bool) -> list[dict[str, Any]]:
         """One answer for each flight, ready for JSON."""
         now_us = (self.clock.now() - EPOCH) // timedelta(microseconds=1)
-        views = scored.rows.event_us.items()
+        ages = {view: minutes_since(at, now_us) for view, at in scored.rows.event_us.items()}
         answers = []
         for i, (flight, p, flag) in enumerate(
             zip(scored.flights, scored.p, scored.flags, strict=True)
@@ -222,7 +222,7 @@ class Scorer:
                 "probability": p,
                 "flag": flag,
                 "predict_at": flight.predict_at,
-                "ages_min": {view: minutes_since(at[i], now_us) for view, at in views},
+                "ages_min": {view: minutes[i] for view, minutes in ages.items()},
             }
             if features:
                 answer["features"] = self.features(scored, i)
