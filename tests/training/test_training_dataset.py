@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from feast import Field
 from feast.types import Array, Bool, Float64, String, UnixTimestamp
-from training_project import SMALL, Project
+from training_project import SMALL, Project, flights
 
 from hindcast.errors import HindcastError, MissingInputError
 from training import dataset
@@ -119,3 +119,11 @@ def test_settings_survive_json_and_refuse_what_cannot_work() -> None:
     ):
         with pytest.raises(ValueError):
             Settings(**wrong)  # type: ignore[arg-type]
+
+
+def test_predictions_at_several_horizons_are_refused() -> None:
+    frame = flights(0)
+    assert dataset.horizon_min(frame) == 120
+    frame.loc[0, "predict_at"] -= pd.Timedelta(minutes=1)
+    with pytest.raises(HindcastError, match="from 120 to 121 minutes"):
+        dataset.horizon_min(frame)
