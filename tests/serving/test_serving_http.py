@@ -225,7 +225,9 @@ def test_no_body_makes_the_service_fail_or_tell_of_its_insides(
     assert not SECRETS.search(answer.body.decode())
 
 
-def test_a_body_over_the_limit_is_refused_whether_it_tells_its_length_or_not(client: Client) -> None:
+def test_a_body_over_the_limit_is_refused_whether_it_tells_its_length_or_not(
+    client: Client,
+) -> None:
     declared = client.ask("POST", "/v1/score", b" " * (2**20 + 1))
     assert (declared.status, declared.code) == (413, "body_too_large")
     connection = http.client.HTTPConnection(client.address.removeprefix("http://"), timeout=30)
