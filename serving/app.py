@@ -14,11 +14,13 @@ from uuid import uuid4
 
 import orjson
 from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from serving import openapi
+from hindcast.errors import HindcastError
+from serving import board, openapi
 from serving.answers import LogFullError
 from serving.requests import RequestError, decode
 from serving.scorer import StoreAwayError
@@ -146,9 +148,24 @@ def build(service: Service) -> FastAPI:
         text = service.metrics.text(log.waiting if log else 0, log.written if log else 0)
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    app.include_router(board.router(service), dependencies=[Depends(allowed)])
+
     @app.exception_handler(RequestError)
     async def refused(request: Request, fault: RequestError) -> Response:
         return _error(fault.status, fault.code, str(fault))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, fault: RequestValidationError) -> Response:
+        faults = [f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in fault.errors()]
+        return _error(422, "invalid_request", f"{'; '.join(faults)}; see /docs")
+
+    @app.exception_handler(StoreAwayError)
+    @app.exception_handler(LogFullError)
+    @app.exception_handler(MisfittedError)
+    async def not_now(request: Request, fault: HindcastError) -> Response:
+        answer = _error(503, NOT_NOW[type(fault)], str(fault))
+        answer.headers["retry-after"] = "1"
+        return answer
 
     @app.exception_handler(HTTPException)
     async def not_found(request: Request, fault: HTTPException) -> Response:

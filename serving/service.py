@@ -190,6 +190,13 @@ class Service:
             "ttl_min": {
                 view: ttl / timedelta(minutes=1) if ttl else None for view, ttl in self.ttl.items()
             },
+            "views": {
+                view.name: " ".join(view.description.split())
+                for view in (
+                    *self.store.list_feature_views(),
+                    *self.store.list_on_demand_feature_views(),
+                )
+            },
             "features": [
                 {
                     "name": c.name,
