@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from hindcast.errors import HindcastError
-from serving import board, openapi
+from serving import board, openapi, page
 from serving.answers import LogFullError
 from serving.requests import RequestError, decode
 from serving.scorer import StoreAwayError
@@ -149,6 +149,7 @@ def build(service: Service) -> FastAPI:
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     app.include_router(board.router(service), dependencies=[Depends(allowed)])
+    app.include_router(page.router(service))
 
     @app.exception_handler(RequestError)
     async def refused(request: Request, fault: RequestError) -> Response:
