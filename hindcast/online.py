@@ -10,7 +10,7 @@ as of one instant. Not for writing, and not for services of other online stores.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -32,7 +32,16 @@ from hindcast.online_store import (
     read_state,
     table_name,
 )
-from hindcast.packed import Layout, checked_key, header, instant, kind_of, pack_key, unpack
+from hindcast.packed import (
+    HEADER,
+    Layout,
+    checked_key,
+    instant,
+    kind_of,
+    pack_key,
+    pack_keys,
+    whole,
+)
 
 Load = Callable[[Any], Any] | None
 Columns = Mapping[str, Sequence[Any]]
@@ -87,8 +96,11 @@ class _Read:
         """The key of each row as it is stored, None where a part of it is NULL."""
         if not self.keys:
             return [pack_key((DUMMY_ENTITY_VAL,))] * rows
-        parts = zip(*(columns[name] for name, _ in self.keys), strict=True)
-        return [None if None in part else pack_key(part) for part in parts]
+        asked = [columns[name] for name, _ in self.keys]
+        parts = zip(*asked, strict=True)
+        if any(None in column for column in asked):
+            return [None if None in part else pack_key(part) for part in parts]
+        return [*pack_keys(parts)]
 
 
 @dataclass(frozen=True)
@@ -290,28 +302,35 @@ class OnlineReader:
         answer: OnlineRows,
     ) -> Columns:
         """Add a view's features to the answer; the stored values of all it has, by name."""
-        found = iter(rows)
-        nothing = [None] * len(read.layout.names)
+        width = len(read.layout.names)
+        nothing = [None] * (HEADER + width)
+        there: Iterable[bytes | None] = rows
+        if len(rows) < len(keys):
+            found = iter(rows)
+            there = (None if key is None else next(found) for key in keys)
         stored: list[list[Any]] = []
         statuses: list[Status] = []
         event_us: list[int | None] = []
-        for key in keys:
-            row = None if key is None else next(found)
-            event, values, status = None, nothing, Status.NOT_FOUND
-            if row is not None:
-                event, _, number, _ = header(row)
-                if state.oldest is not None and event < state.oldest:
-                    status = Status.OUTSIDE_MAX_AGE
-                else:
-                    values, status = unpack(row), Status.PRESENT
-                    order = state.orders[number]
-                    if order is not None:
-                        values = [None if at is None else values[at] for at in order]
+        for row in there:
+            if row is None:
+                stored.append(nothing)
+                statuses.append(Status.NOT_FOUND)
+                event_us.append(None)
+                continue
+            values = whole(row)
+            event_us.append(values[0])
+            if state.oldest is not None and values[0] < state.oldest:
+                stored.append(nothing)
+                statuses.append(Status.OUTSIDE_MAX_AGE)
+                continue
+            order = state.orders[values[2]]
+            if order is not None:
+                values = [*values[:HEADER], *(None if at is None else values[at] for at in order)]
             stored.append(values)
-            statuses.append(status)
-            event_us.append(event)
+            statuses.append(Status.PRESENT)
         answer.statuses[read.name], answer.event_us[read.name] = statuses, event_us
-        columns = dict(zip(read.layout.names, zip(*stored, strict=True), strict=True))
+        by_column = list(zip(*stored, strict=True))[HEADER:] or [()] * width
+        columns = dict(zip(read.layout.names, by_column, strict=True))
         for feature, name, load in read.features:
             answer.values[name] = _loaded(columns[feature], load)
         return columns
@@ -367,7 +386,8 @@ class _State:
 def _order(wanted: Layout, found: Layout) -> list[int | None]:
     """Where a row of one layout has the features of another; None: not at all, or as a type of
     other values."""
-    return [found.places.get(each) for each in zip(wanted.names, wanted.types, strict=True)]
+    places = (found.places.get(each) for each in zip(wanted.names, wanted.types, strict=True))
+    return [None if place is None else HEADER + place for place in places]
 
 
 def _input(field: Field) -> tuple[str, Callable[[Sequence[Any]], np.ndarray], Load]:

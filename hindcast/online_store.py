@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
 from functools import lru_cache
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,6 +66,7 @@ from hindcast.packed import (
     key_of_proto,
     micros,
     pack,
+    pack_columns,
     to_proto,
     unpack,
 )
@@ -463,13 +465,9 @@ def _packed_rows(
 ) -> dict[bytes, bytes]:
     """The rows of a batch by key."""
     events = _micros_of(batch.column(times[0]))
-    created = _micros_of(batch.column(times[1])) if times[1] else [NEVER] * len(events)
-    columns = layout.columns(batch)
-    rows = zip(*columns, strict=True) if columns else iter([()] * len(events))
-    return {
-        key: pack(event_us, NEVER if created_us is None else created_us, number, False, values)
-        for key, event_us, created_us, values in zip(keys, events, created, rows, strict=True)
-    }
+    created = _micros_of(batch.column(times[1])) if times[1] else repeat(None)
+    rows = pack_columns(events, created, number, layout.columns(batch))
+    return dict(zip(keys, rows, strict=True))
 
 
 def _micros_of(column: pa.Array) -> list[Any]:

@@ -1,7 +1,7 @@
 """One packed row for each entity of a feature view: how the online stores keep values as bytes.
 
-A row is a fixed header (event time, created time, layout, whether it was pushed) and the values
-in MessagePack, in the order that a layout names. A layout is the names and types of the features
+A row is one MessagePack array: event time, created time, layout, whether it was pushed, and the
+values in the order that the layout names. A layout is the names and types of the features
 at the time of writing; it is kept beside the rows, so that rows written before a feature was added
 are still read right. Not for where rows are kept: that is `kv`.
 """
@@ -9,12 +9,12 @@ are still read right. Not for where rows are kept: that is `kv`.
 from __future__ import annotations
 
 import hashlib
-import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
+from itertools import repeat
 from typing import Any
 
 import msgspec
@@ -33,8 +33,9 @@ MICROSECOND = timedelta(microseconds=1)
 NEVER = -(2**63)
 """The created time of a row that has none: before all others."""
 
-HEADER = struct.Struct("<qqHB")
-"""Event time and created time in microseconds since 1970, the layout's number, 1 if pushed."""
+HEADER = 4
+"""Before the values: event time and created time in microseconds since 1970, the layout's number,
+and whether the row was pushed."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
@@ -213,17 +214,35 @@ def to_proto(stored: Any, kind: Kind) -> Value:
 
 def pack(event_us: int, created_us: int, layout: int, pushed: bool, values: Sequence[Any]) -> bytes:
     """One row as bytes."""
-    return HEADER.pack(event_us, created_us, layout, pushed) + _encode(values)
+    return _encode((event_us, created_us, layout, pushed, *values))
 
 
-def header(row: bytes) -> tuple[int, int, int, int]:
+def pack_columns(
+    event_us: Iterable[int],
+    created_us: Iterable[int | None],
+    layout: int,
+    columns: Sequence[Sequence[Any]],
+) -> list[bytes]:
+    """Rows that were not pushed, from columns."""
+    created = (NEVER if us is None else us for us in created_us)
+    rows = zip(event_us, created, repeat(layout), repeat(False), *columns, strict=False)
+    return [_encode(row) for row in rows]
+
+
+def whole(row: bytes) -> list[Any]:
+    """The header's parts and the stored values, in one list."""
+    return _decode(row)  # type: ignore[no-any-return]
+
+
+def header(row: bytes) -> tuple[int, int, int, bool]:
     """Event time, created time, layout and whether it was pushed."""
-    return HEADER.unpack_from(row)
+    event_us, created_us, layout, pushed = _decode(row)[:HEADER]
+    return event_us, created_us, layout, pushed
 
 
 def unpack(row: bytes) -> list[Any]:
     """The stored values of a row, in the order of its layout."""
-    return _decode(memoryview(row)[HEADER.size :])  # type: ignore[no-any-return]
+    return _decode(row)[HEADER:]  # type: ignore[no-any-return]
 
 
 # --- entity keys -------------------------------------------------------------------------------
@@ -250,7 +269,10 @@ def pack_key(parts: Sequence[Any]) -> bytes:
 
     A key too long for LMDB is kept by its start and its SHA-256.
     """
-    key = _encode(parts)
+    return _shortened(_encode(parts))
+
+
+def _shortened(key: bytes) -> bytes:
     if len(key) <= LONGEST_KEY:
         return key
     return key[: LONGEST_KEY - 32] + hashlib.sha256(key).digest()
@@ -279,7 +301,13 @@ def key_columns(batch: pa.RecordBatch, keys: Sequence[str]) -> list[bytes]:
         if pa.types.is_timestamp(column.type):  # Feast's key has whole seconds
             column = column.cast(pa.timestamp("s", column.type.tz), safe=False).cast(pa.int64())
         columns.append(column.to_pylist())
-    return [pack_key(parts) for parts in zip(*columns, strict=True)]
+    return pack_keys(zip(*columns, strict=True))
+
+
+def pack_keys(parts: Iterable[Sequence[Any]]) -> list[bytes]:
+    """`pack_key` of each."""
+    keys = [_encode(each) for each in parts]
+    return list(map(_shortened, keys)) if max(map(len, keys), default=0) > LONGEST_KEY else keys
 
 
 def checked_key(name: str, value_type: ValueType, values: Sequence[Any]) -> Sequence[Any]:
@@ -291,6 +319,8 @@ def checked_key(name: str, value_type: ValueType, values: Sequence[Any]) -> Sequ
     if value_type not in _KEY_TYPES:
         return values
     fits, expected = _KEY_TYPES[value_type]
+    if fits is str and set(map(type, values)) <= {str, type(None)}:
+        return values
     bound: Any = _BOUNDS.get(value_type)
     for row, value in enumerate(values):
         if value is None:

@@ -155,7 +155,7 @@ def horizon_min(frame: pd.DataFrame) -> float:
     if minutes.min() != minutes.max():
         raise HindcastError(
             f"the spine has predictions from {minutes.min():g} to {minutes.max():g} minutes before "
-            "departure; a model is trained for one horizon: set the var `horizon` of dbt_project.yml"
+            "departure; a model is trained for one horizon: the var `horizon` of dbt_project.yml"
         )
     return float(minutes.iloc[0])
 
