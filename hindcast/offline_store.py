@@ -142,12 +142,11 @@ class DuckDBOfflineStore(FeastDuckDBOfflineStore):  # type: ignore[misc]
                 spine = Spine.of(entity_df, config, snapshot, connection)
         _check_names(spine, views, on_demand, feature_refs, full_feature_names)
         join = PointInTimeJoin(spine, views, filter_by_created_timestamp)
-        return DuckDBRetrievalJob(
-            join.session(session),
-            None,
+        return PointInTimeJob(
+            session,
+            join,
             snapshot=snapshot,
             config=config,
-            join=join,
             period=period,
             on_demand_feature_views=on_demand,
             feature_refs=feature_refs,
@@ -210,7 +209,7 @@ class DuckDBOfflineStore(FeastDuckDBOfflineStore):  # type: ignore[misc]
             _in_period(at, start_date, end_date),
             f"order by {', '.join(oldest_first)}",
         )
-        return DuckDBRetrievalJob(session, query, snapshot=snapshot, config=config)
+        return QueryJob(session, query, snapshot=snapshot, config=config)
 
     @staticmethod
     def offline_write_batch(
@@ -250,34 +249,15 @@ class DuckDBOfflineStore(FeastDuckDBOfflineStore):  # type: ignore[misc]
 class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
     """A query that runs when its result is asked for, each time on a fresh DuckDB connection.
 
-    `snapshot_path` is the published snapshot it reads, None if nothing is published.
+    `snapshot_path` is the published snapshot it reads, None if nothing is published. The query
+    itself is what the classes below differ in.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        query: str | None,
-        *,
-        snapshot: Snapshot,
-        config: RepoConfig,
-        join: PointInTimeJoin | None = None,
-        period: tuple[datetime, datetime] | None = None,
-        on_demand_feature_views: Sequence[OnDemandFeatureView] = (),
-        feature_refs: Sequence[str] = (),
-        full_feature_names: bool = False,
-        before: Callable[[duckdb.DuckDBPyConnection], None] | None = None,
-    ) -> None:
-        """Keep what is needed to run; nothing is read yet. A join plans its query when it runs."""
+    def __init__(self, session: Session, *, snapshot: Snapshot, config: RepoConfig) -> None:
+        """Keep what is needed to run; nothing is read yet."""
         self.snapshot_path = str(snapshot.path) if snapshot.path else None
         self._session = session
-        self._query = query
         self._config = config
-        self._join = join
-        self._period = period
-        self._on_demand_feature_views = list(on_demand_feature_views)
-        self._feature_refs = list(feature_refs)
-        self._full_feature_names = full_feature_names
-        self._before = before
 
     def to_df(self, validation_reference: Any = None, timeout: int | None = None) -> pd.DataFrame:
         """The result in pandas.
@@ -343,18 +323,8 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
                 yield self._complete(schema.empty_table(), 0)
 
     def _complete(self, table: pa.Table, at: int) -> pa.Table:
-        """A part of the query's result with the frame's columns from row `at` on, and on demand
-        features."""
-        whole = _Part(self, self._beside_frame(table, at)).to_arrow()
-        for view in self._on_demand_feature_views:
-            for field in view.features:
-                named = f"{view.projection.name_to_use()}__{field.name}"
-                name = named if self._full_feature_names else field.name
-                if name in whole.column_names:  # what pandas made of a part is not always the type
-                    place = whole.column_names.index(name)
-                    kind = from_feast_to_pyarrow_type(field.dtype)
-                    whole = whole.set_column(place, name, whole[name].cast(kind))
-        return whole
+        """A part of the query's result, from row `at` on, as the caller gets it."""
+        return table
 
     def supports_remote_storage_export(self) -> bool:
         """Whether `staging_location` is set in `offline_store:`."""
@@ -403,6 +373,86 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
     @property
     def full_feature_names(self) -> bool:
         """Whether features are named `view__feature`."""
+        return False
+
+    @property
+    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
+        """The on-demand views that Feast computes on the result's rows."""
+        return []
+
+    @property
+    def metadata(self) -> RetrievalMetadata | None:
+        """What was asked for, if it was features."""
+        return None
+
+    def _planned(self, connection: duckdb.DuckDBPyConnection) -> list[str]:
+        """The statements to run on a connection that is set up."""
+        raise NotImplementedError
+
+    def _executed(self, connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+        """The connection after the last statement, its result ready to be fetched."""
+        for statement in self._planned(connection):
+            connection.execute(statement)
+        return connection
+
+    def _stamps(self) -> list[tuple[int, int, int]]:
+        """What files look like that are read more than once, and must be the same each time."""
+        return []
+
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
+        for _ in range(ATTEMPTS):
+            before = self._stamps()
+            with self._session.run() as connection:
+                result = self._executed(connection).to_arrow_table()
+            if self._stamps() == before:
+                return self._beside_frame(result, 0)
+        raise RetrievalError(CHANGED)
+
+    def _beside_frame(self, result: pa.Table, at: int) -> pa.Table:
+        """The result beside what the caller gave, from row `at` on."""
+        return result
+
+
+class QueryJob(DuckDBRetrievalJob):
+    """One statement."""
+
+    def __init__(
+        self, session: Session, query: str, *, snapshot: Snapshot, config: RepoConfig
+    ) -> None:
+        """`query` is the statement."""
+        super().__init__(session, snapshot=snapshot, config=config)
+        self._query = query
+
+    def _planned(self, connection: duckdb.DuckDBPyConnection) -> list[str]:
+        return [self._query]
+
+
+class PointInTimeJob(DuckDBRetrievalJob):
+    """Features beside the rows of a spine; the query is planned each time it runs."""
+
+    def __init__(
+        self,
+        session: Session,
+        join: PointInTimeJoin,
+        *,
+        snapshot: Snapshot,
+        config: RepoConfig,
+        period: tuple[datetime, datetime] | None,
+        on_demand_feature_views: Sequence[OnDemandFeatureView],
+        feature_refs: Sequence[str],
+        full_feature_names: bool,
+    ) -> None:
+        """`period` is the one asked for, where no rows were given."""
+        super().__init__(join.session(session), snapshot=snapshot, config=config)
+        self._join = join
+        self._period = period
+        self._on_demand_feature_views = list(on_demand_feature_views)
+        self._feature_refs = list(feature_refs)
+        self._full_feature_names = full_feature_names
+
+    @property
+    def full_feature_names(self) -> bool:
+        """Whether features are named `view__feature`."""
         return self._full_feature_names
 
     @property
@@ -411,10 +461,8 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
         return self._on_demand_feature_views
 
     @property
-    def metadata(self) -> RetrievalMetadata | None:
+    def metadata(self) -> RetrievalMetadata:
         """What was asked for. The range of times costs one reading of the spine."""
-        if self._join is None:
-            return None
         if self._join.period is None:
             with self._session.run() as connection:
                 self._planned(connection)
@@ -431,36 +479,30 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
 
     def _planned(self, connection: duckdb.DuckDBPyConnection) -> list[str]:
         """The statements, planned by the spine that is in place on the connection."""
-        if self._join is None:
-            return [self._query or ""]
         self._join = self._join.planned(connection)
         return self._join.statements()
 
-    def _executed(self, connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
-        """The connection after the last statement, its result ready to be fetched."""
-        for statement in self._planned(connection):
-            connection.execute(statement)
-        return connection
-
     def _stamps(self) -> list[tuple[int, int, int]]:
         """What the files look like: a join reads them twice, and both must be the same."""
-        views = self._join.views if self._join is not None else []
-        return stamps(path for view in views for path in view.source.paths)
+        return stamps(path for view in self._join.views for path in view.source.paths)
 
-    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
-        for _ in range(ATTEMPTS):
-            before = self._stamps()
-            with self._session.run() as connection:
-                if self._before is not None:
-                    self._before(connection)
-                result = self._executed(connection).to_arrow_table()
-            if self._stamps() == before:
-                return self._beside_frame(result, 0)
-        raise RetrievalError(CHANGED)
+    def _complete(self, table: pa.Table, at: int) -> pa.Table:
+        """A part of the query's result with the frame's columns from row `at` on, and on demand
+        features."""
+        whole = _Part(self, self._beside_frame(table, at)).to_arrow()
+        for view in self._on_demand_feature_views:
+            for field in view.features:
+                named = f"{view.projection.name_to_use()}__{field.name}"
+                name = named if self._full_feature_names else field.name
+                if name in whole.column_names:  # what pandas made of a part is not always the type
+                    place = whole.column_names.index(name)
+                    kind = from_feast_to_pyarrow_type(field.dtype)
+                    whole = whole.set_column(place, name, whole[name].cast(kind))
+        return whole
 
     def _beside_frame(self, result: pa.Table, at: int) -> pa.Table:
         """Features beside the rows of the caller's frame that they belong to, from `at` on."""
-        if self._join is None or self._join.spine.frame is None:
+        if self._join.spine.frame is None:
             return result
         table = self._join.spine.frame.slice(at, result.num_rows)
         for name in (name for view in self._join.views for name in view.features):
@@ -488,10 +530,9 @@ class LatestRowsJob(DuckDBRetrievalJob):
         config: RepoConfig,
     ) -> None:
         """`columns` is what is asked for, `period` the conditions on the event time."""
-        super().__init__(session, None, snapshot=snapshot, config=config)
+        super().__init__(session, snapshot=snapshot, config=config)
         self._source, self._columns, self._keys, self._times = source, columns, keys, times
         self._period_conditions = period
-        self._before = self._warn_of_keyless_rows
 
     @property
     def stamp(self) -> str:
@@ -553,17 +594,18 @@ class LatestRowsJob(DuckDBRetrievalJob):
         (rows,) = connection.execute(count).fetchone() or (0,)
         return int(rows)
 
-    def _warn_of_keyless_rows(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def _executed(self, connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
         rows = self._count_keyless(connection)
         if rows:
             label, names = self._source.label, " or ".join(self._keys)
             logger.warning("%s: %s rows left out, their %s is NULL", label, rows, names)
+        return super()._executed(connection)
 
 
-class _Part(DuckDBRetrievalJob):
+class _Part(PointInTimeJob):
     """Rows of a job that were read already, to which Feast adds the on-demand features."""
 
-    def __init__(self, job: DuckDBRetrievalJob, table: pa.Table) -> None:
+    def __init__(self, job: PointInTimeJob, table: pa.Table) -> None:
         """Take everything from the job, except that its result is the table."""
         self.__dict__ |= job.__dict__
         self._table = table
