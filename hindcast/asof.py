@@ -111,7 +111,8 @@ class View:
         """SQL for a key of the spine in the type of this view's key.
 
         Integers of every width match each other, and a float that holds a whole number (what
-        pandas makes of integers with missing values) matches that integer. Other differences
+        pandas makes of integers with missing values) matches that integer; so does a decimal
+        that the other's type holds exactly. Other differences
         of type are refused: `1` and `'1'` may be the same entity, but we do not guess.
         """
         theirs = self.source.require(column)
@@ -126,6 +127,9 @@ class View:
                 f"{spine_key!r} is {ours} in entity_df, but {column!r} is {theirs} in feature "
                 f"view {self.name} ({self.source.label}). Cast one of them: they must be alike."
             )
+        if _kind(ours) == "decimal" and ours != theirs:  # no decimal may be wide enough for both
+            fitting = f"try_cast({key} as {theirs})"
+            return f"case when try_cast({fitting} as {ours}) = {key} then {fitting} end"
         return key
 
 
