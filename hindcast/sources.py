@@ -176,6 +176,11 @@ class Source:
                 f". {path.partition(':')[0]}:// needs a DuckDB extension (httpfs, azure): "
                 "where DuckDB cannot load it, install it once with `install httpfs`"
             )
+            if source.s3_endpoint_override:
+                failure += (
+                    f". DuckDB takes no s3_endpoint_override ({source.s3_endpoint_override}): say "
+                    "it once with `create persistent secret (type s3, endpoint ...)`"
+                )
             files = f"[{literal(path)}]"
         else:
             if "://" not in path:
@@ -194,6 +199,8 @@ class Source:
             except (pa.ArrowException, OSError) as error:
                 raise RetrievalError(f"{failure}: {error}") from error
             refuse_duplicates(names, f"{source.name} ({paths[0]}) has")
+            if hive:
+                _refuse_partitions_above(source.name, path, paths[0], names)
         reader = f"read_parquet({', '.join([files, *options])}) as source"
         columns = dict(_describe(connection, f"from {reader}", failure))
         for taken in ("file_index", "file_row_number"):
@@ -296,7 +303,7 @@ def _parquet_files(source: FileSource, path: str) -> tuple[list[str], bool]:
             glob.glob(os.path.join(glob.escape(path), "**", "*.parquet"), recursive=True),
         )
     else:
-        root = re.split(r"[*?\[]", path)[0].rpartition("/")[0]
+        root = _before_wildcards(path)
         found = glob.glob(path, recursive=True)
     below = {file: Path(file).relative_to(root).parts for file in found}
     paths = sorted(
@@ -305,6 +312,29 @@ def _parquet_files(source: FileSource, path: str) -> tuple[list[str], bool]:
     if not paths:
         raise MissingInputError(f"{source.name}: {path} is not there. `dbt build` publishes it.")
     return paths, any("=" in part for file in paths for part in below[file][:-1])
+
+
+def _refuse_partitions_above(label: str, path: str, file: str, columns: list[str]) -> None:
+    """Raise RetrievalError if a directory above a source passes for one of its columns.
+
+    DuckDB takes every `name=value` of a file's path for a partition, those above the source too.
+    """
+    root = path.rstrip("/")
+    if not file.startswith(f"{root}/"):
+        root = _before_wildcards(path)
+    inside = [part.partition("=")[0] for part in file.removeprefix(root).split("/") if "=" in part]
+    own = {name.lower() for name in (*columns, *inside)}
+    for part in root.split("/"):
+        if "=" in part and part.partition("=")[0].lower() in own:
+            raise RetrievalError(
+                f"{label} lies below a directory {part!r}, which DuckDB would read as its column "
+                "of that name. Move the source, or rename that directory."
+            )
+
+
+def _before_wildcards(path: str) -> str:
+    """The directory in which a pattern begins."""
+    return re.split(r"[*?\[]", path)[0].rpartition("/")[0]
 
 
 def _without_wildcards(path: str) -> str:
