@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,19 @@ def test_what_looks_like_a_partition_above_the_source_is_none(store: Store, tmp_
         assert cells(store.join(spine([NOON]), over(path))["v"]) == [1]
 
 
+@pytest.mark.parametrize("above", ["v=55", "part=55"], ids=["a column", "a partition"])
+@pytest.mark.parametrize("pattern", ["", "*/*.parquet"], ids=["directory", "glob"])
+def test_a_partition_above_a_partitioned_source_is_refused_where_it_would_hide_a_column(
+    store: Store, tmp_path: Path, above: str, pattern: str
+) -> None:
+    for place in ("unrelated=1", above):
+        write(tmp_path / place / "part=1" / "x.parquet", table(["a"], [NOON], [1]))
+    harmless = store.join(spine([NOON]), over(tmp_path / "unrelated=1" / pattern))
+    assert cells(harmless["v"]) == [1]
+    with pytest.raises(RetrievalError, match=rf"below a directory '{above}'.*rename"):
+        store.join(spine([NOON]), over(tmp_path / above / pattern))
+
+
 def test_hidden_files_of_a_directory_are_not_data(store: Store, tmp_path: Path) -> None:
     write(tmp_path / "x.parquet", table(["a"], [NOON], [1]))
     write(tmp_path / ".unfinished.parquet", table(["a"], [NOON], [2]))
@@ -152,6 +166,21 @@ def test_a_column_named_as_duckdbs_own_is_refused(store: Store) -> None:
     view = store.view({"k": ["a"], "at": [NOON], "file_row_number": [9], "v": [1]})
     with pytest.raises(RetrievalError, match=r"has a column 'file_row_number'.*Rename"):
         store.join(spine([NOON]), view)
+
+
+def test_a_decimal_key_matches_the_same_number_of_another_precision_and_no_other(
+    store: Store, tmp_path: Path
+) -> None:
+    content = table(["a"], [NOON], [1])
+    keys = pa.array([Decimal("7.50")], pa.decimal128(38, 2))
+    view = over(write(tmp_path / "d.parquet", content.set_column(0, "k", keys)))
+    asked = {(10, 4): ["7.5", "7.5001"], (38, 0): ["8", "9" * 38], (38, 30): ["7.5", "7.4999"]}
+    found = {}
+    for (precision, scale), numbers in asked.items():
+        ours = pa.array(map(Decimal, numbers), pa.decimal128(precision, scale))
+        frame = pa.table({"k": ours, "event_timestamp": pa.array([NOON] * 2, UTC_US)})
+        found[precision, scale] = store.job(frame, [view]).to_arrow()["v"].to_pylist()
+    assert found == {(10, 4): [1, None], (38, 0): [None, None], (38, 30): [1, None]}
 
 
 # --- what changes while we look -----------------------------------------------------------

@@ -92,6 +92,32 @@ def test_on_demand_features_are_in_every_batch(lab: Lab) -> None:
         lab.registry.delete_feature_view("both", "lab")
 
 
+def test_on_demand_features_have_their_declared_type_in_every_batch(lab: Lab) -> None:
+    """pandas makes 50 whole numbers of the first batch, and floats of one that lacks a value."""
+    spine, view = many(lab, 300)
+
+    @on_demand_feature_view(
+        sources=[view, RequestSource(name="asked", schema=[Field(name="note", dtype=Int64)])],
+        schema=[Field(name="note_if_late", dtype=Int64)],
+    )
+    def late(inputs: pd.DataFrame) -> pd.DataFrame:
+        note = inputs["note"]
+        return pd.DataFrame({"note_if_late": note.where(note != 60)})
+
+    lab.registry.apply_feature_view(late, "lab")
+    try:
+        job = DuckDBOfflineStore.get_historical_features(
+            lab.config, [view], ["late:note_if_late"], spine, lab.registry, "lab"
+        )
+        reader = job.to_record_batches(50)
+        given = [batch["note_if_late"] for batch in reader]
+        assert {part.type for part in given} == {reader.schema.field("note_if_late").type}
+        assert pa.types.is_int64(given[0].type)
+        assert sum(part.null_count for part in given) == 1
+    finally:
+        lab.registry.delete_feature_view("late", "lab")
+
+
 def test_a_result_is_staged_as_parquet_files_where_the_store_says(lab: Lab) -> None:
     spine, view = many(lab, 10)
     job = lab.join(spine, [view], config=lab.configured(staging_location="../staged"))
