@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from feast.types import Int64
 
 from conftest import UTC_US, Lab, at, rows
 from hindcast.errors import RetrievalError
-from hindcast.offline_store import DuckDBOfflineStore
+from hindcast.offline_store import DuckDBOfflineStore, DuckDBRetrievalJob
 
 NOON = at("2013-07-01T12:00:00")
 KEYED = {"origin": pa.string(), "known_at": UTC_US, "departures": pa.int64()}
@@ -64,58 +66,55 @@ def test_batches_of_a_spine_in_sql_hold_its_columns(lab: Lab) -> None:
     assert pa.Table.from_batches(job.to_record_batches(64)).equals(job.to_arrow())
 
 
+@contextmanager
+def on_demand(
+    lab: Lab,
+    view: FeatureView,
+    spine: pd.DataFrame,
+    name: str,
+    compute: Callable[[pd.DataFrame], pd.DataFrame],
+) -> Iterator[DuckDBRetrievalJob]:
+    """A job for `many:departures` and a feature computed from it and the spine's `note`."""
+    declared = on_demand_feature_view(
+        sources=[view, RequestSource(name="asked", schema=[Field(name="note", dtype=Int64)])],
+        schema=[Field(name=name, dtype=Int64)],
+    )(compute)
+    lab.registry.apply_feature_view(declared, "lab")
+    try:
+        refs = ["many:departures", f"{compute.__name__}:{name}"]
+        yield DuckDBOfflineStore.get_historical_features(
+            lab.config, [view], refs, spine, lab.registry, "lab"
+        )
+    finally:
+        lab.registry.delete_feature_view(compute.__name__, "lab")
+
+
 def test_on_demand_features_are_in_every_batch(lab: Lab) -> None:
     spine, view = many(lab, 300)
 
-    @on_demand_feature_view(
-        sources=[view, RequestSource(name="asked", schema=[Field(name="note", dtype=Int64)])],
-        schema=[Field(name="note_and_departures", dtype=Int64)],
-    )
     def both(inputs: pd.DataFrame) -> pd.DataFrame:
         total = (inputs["note"] + inputs["departures"].fillna(0)).astype("int64")
         return pd.DataFrame({"note_and_departures": total})
 
-    lab.registry.apply_feature_view(both, "lab")
-    try:
-        job = DuckDBOfflineStore.get_historical_features(
-            lab.config,
-            [view],
-            ["many:departures", "both:note_and_departures"],
-            spine,
-            lab.registry,
-            "lab",
-        )
+    with on_demand(lab, view, spine, "note_and_departures", both) as job:
         batched = pa.Table.from_batches(job.to_record_batches(50))
         assert batched.to_pylist() == job.to_arrow().to_pylist()
         assert "note_and_departures" in batched.column_names
-    finally:
-        lab.registry.delete_feature_view("both", "lab")
 
 
 def test_on_demand_features_have_their_declared_type_in_every_batch(lab: Lab) -> None:
-    """pandas makes 50 whole numbers of the first batch, and floats of one that lacks a value."""
+    """pandas makes whole numbers of the first batch, and floats of one that lacks a value."""
     spine, view = many(lab, 300)
 
-    @on_demand_feature_view(
-        sources=[view, RequestSource(name="asked", schema=[Field(name="note", dtype=Int64)])],
-        schema=[Field(name="note_if_late", dtype=Int64)],
-    )
     def late(inputs: pd.DataFrame) -> pd.DataFrame:
-        note = inputs["note"]
-        return pd.DataFrame({"note_if_late": note.where(note != 60)})
+        return pd.DataFrame({"note_if_late": inputs["note"].where(inputs["note"] != 60)})
 
-    lab.registry.apply_feature_view(late, "lab")
-    try:
-        job = DuckDBOfflineStore.get_historical_features(
-            lab.config, [view], ["late:note_if_late"], spine, lab.registry, "lab"
-        )
+    with on_demand(lab, view, spine, "note_if_late", late) as job:
         reader = job.to_record_batches(50)
         given = [batch["note_if_late"] for batch in reader]
-        assert {part.type for part in given} == {reader.schema.field("note_if_late").type}
-        assert pa.types.is_int64(given[0].type)
+        assert {part.type for part in given} == {pa.int64()}
+        assert reader.schema.field("note_if_late").type == pa.int64()
         assert sum(part.null_count for part in given) == 1
-    finally:
-        lab.registry.delete_feature_view("late", "lab")
 
 
 def test_a_result_is_staged_as_parquet_files_where_the_store_says(lab: Lab) -> None:
