@@ -20,8 +20,8 @@ from feast import FeatureView, Field, FileSource, PushSource, RequestSource
 from feast.data_format import DeltaFormat
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Int64
+from offline_lab import UTC_US, Lab, at, rows
 
-from conftest import UTC_US, Lab, at, rows
 from hindcast.errors import MissingInputError, RetrievalError
 from hindcast.offline_store import DuckDBOfflineStore
 

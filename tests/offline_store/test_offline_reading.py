@@ -18,9 +18,9 @@ from feast.data_format import DeltaFormat, ParquetFormat
 from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.infra.offline_stores.offline_utils import get_offline_store_from_config
+from offline_lab import UTC_US, Lab, at, rows
 from pydantic import ValidationError
 
-from conftest import UTC_US, Lab, at, rows
 from hindcast.errors import MissingInputError, RetrievalError
 from hindcast.offline_store import DuckDBOfflineStore, DuckDBRetrievalJob
 

@@ -20,8 +20,8 @@ from feast.feature_logging import LoggingConfig
 from feast.infra.offline_stores.file_source import FileLoggingDestination
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Int64
+from offline_lab import UTC_US, Lab, at, rows
 
-from conftest import UTC_US, Lab, at, rows
 from hindcast.errors import RetrievalError
 from hindcast.offline_store import DuckDBOfflineStore, DuckDBRetrievalJob
 
