@@ -426,9 +426,8 @@ def measure(
                 for clients in CLIENTS:
                     for name, port in ports.items():
                         status.update(f"turn {turn + 1}: {clients} clients, {rows} each, {name}")
-                        results[name][rows, clients].append(
-                            load(port, bodies[name, rows], clients, seconds)
-                        )
+                        found = load(port, bodies[name, rows], clients, seconds)
+                        results[name][rows, clients].append(found)
     return results
 
 
@@ -503,7 +502,7 @@ def markdown(results: Results, seconds: float, turns: int) -> str:
         [
             "## Serving",
             "",
-            f"`python -m benchmarks.serve --full --write` on {machine()}. One run, servers asked "
+            f"`python -m benchmarks.serve --write` on {machine()}. One run, servers asked "
             f"in turns, {turns} times {seconds:g} s each; medians. The load generator runs on the "
             "same cores. Hindcast logs every answer meanwhile. Probabilities of the first two are "
             "equal (checked), and so are the features of all.",
@@ -522,6 +521,7 @@ def main() -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serve", description=__doc__)
     parser.add_argument("--full", action="store_true", help="3 turns of 3 s instead of 1 of 2 s")
+    parser.add_argument("--turns", type=int, help="turns, whatever else is said")
     parser.add_argument("--at", default="2013-12-30T15:00:00Z", help="the instant served")
     parser.add_argument("--without-feast-serve", action="store_true", help="leave it out")
     parser.add_argument("--write", action="store_true", help="write the docs page and the plot")
@@ -531,6 +531,7 @@ def main() -> None:
         serve_obvious(options.obvious)
         return
     seconds, turns = (3.0, 3) if options.full else (2.0, 1)
+    turns = options.turns or turns
     at = datetime.fromisoformat(options.at)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the servers are stopped then too
     console.print(machine())
