@@ -37,6 +37,7 @@ MOST_WAITING = 20_000  # answers; at most about 10 kB each
 WRITE_AT = 5_000
 WRITE_EVERY = 10.0  # seconds
 WAIT_FOR_ROOM = 1.0
+YIELD = 0.001  # seconds left to requests after each column that is made for the log
 GIVE_UP_CLOSING_AFTER = 10.0
 INSTANT = pa.timestamp("us", tz="UTC")
 ASKED = {
@@ -218,8 +219,9 @@ class AnswerLog:
         places: dict[str, pa.Array] = {}
 
         def column(name: str, parts: list[Sequence[Any]]) -> None:
-            field = self._schema.field(name)
-            places[name] = pa.array(chain.from_iterable(parts), field.type)
+            values = list(chain.from_iterable(parts))
+            places[name] = pa.array(values, self._schema.field(name).type)
+            time.sleep(YIELD)
 
         def each(name: str, values: list[Any]) -> None:
             """One value an answer, repeated for its flights."""

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -46,6 +47,9 @@ class ScoreEndpoint:
     def __init__(self, service: Service) -> None:
         """Answer with this service."""
         self._service = service
+        # One request is scored for each look at the network. Otherwise all that have come are
+        # scored before the next connection is accepted, and new callers wait for seconds.
+        self._turn = asyncio.Lock()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Read the body, score, answer. Nothing gets out but the answer or an error of ours."""
@@ -54,7 +58,9 @@ class ScoreEndpoint:
             service.guard.check(scope)
             body = await service.guard.body(receive)
             started = time.perf_counter()
-            content = self._score(body, request_id)
+            async with self._turn:
+                await asyncio.sleep(0)
+                content = self._score(body, request_id)
             service.metrics.latency.observe(time.perf_counter() - started)
             status = 200
         except RequestError as fault:
