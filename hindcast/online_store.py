@@ -54,7 +54,7 @@ from feast.value_type import ValueType
 from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import StrictInt, StrictStr
 
-from hindcast.errors import RetrievalError
+from hindcast.errors import OnlineStoreUnavailableError, RetrievalError
 from hindcast.kv import Engine, LmdbEngine, Writer
 from hindcast.packed import (
     NEVER,
@@ -73,6 +73,8 @@ from hindcast.packed import (
 from hindcast.sources import absolute
 
 BATCH = 20_000
+FORM = 1
+"""Of the rows; another number when `packed` changes what it writes."""
 
 # The views that reach `_read_features_per_fv` lose their materialization times on the way (a
 # projection is a copy without them), so they are looked up in the registry of the request.
@@ -90,9 +92,11 @@ class Status(IntEnum):
 class TableState(msgspec.Struct):
     """What is kept beside the rows of a view.
 
-    `until` is T in microseconds; `source` and `snapshot` say from what it was materialized last.
+    `until` is T in microseconds; `source` and `snapshot` say from what it was materialized last;
+    `form` is that of the rows, so that rows of another version of Hindcast are not misread.
     """
 
+    form: int = 0
     until: int | None = None
     source: str | None = None
     snapshot: str | None = None
@@ -111,8 +115,13 @@ _write_state = msgspec.msgpack.Encoder().encode
 
 @lru_cache(maxsize=1024)
 def read_state(description: bytes) -> tuple[TableState, tuple[Layout, ...]]:
-    """A table's description as it is kept."""
+    """A table's description as it is kept. Raises OnlineStoreUnavailableError for another form."""
     state = msgspec.msgpack.decode(description, type=TableState)
+    if state.form != FORM:
+        raise OnlineStoreUnavailableError(
+            "the online store was filled by another version of Hindcast, whose rows are of another "
+            "form: fill it anew with `feast materialize` and a start."
+        )
     return state, tuple(Layout.loaded(layout) for layout in state.layouts)
 
 
@@ -451,9 +460,17 @@ def table_name(config: RepoConfig, view: FeatureView) -> str:
 
 
 def _state(writer: Writer) -> TableState:
-    """A copy of what is kept beside the rows, to be changed and written back."""
+    """A copy of what is kept beside the rows, to be changed and written back.
+
+    Rows of another form are removed: they cannot be read.
+    """
     description = writer.description()
-    return msgspec.msgpack.decode(description, type=TableState) if description else TableState()
+    if description is not None:
+        state = msgspec.msgpack.decode(description, type=TableState)
+        if state.form == FORM:
+            return state
+        writer.delete([key for key, _ in writer.scan()])
+    return TableState(form=FORM)
 
 
 def _packed_rows(

@@ -23,6 +23,7 @@ from online_lab import open_store
 
 from hindcast.errors import OnlineStoreUnavailableError
 from hindcast.kv import LmdbEngine
+from hindcast.packed import pack_key
 
 HOUR = timedelta(hours=1)
 T0 = datetime(2013, 3, 10, 6, tzinfo=UTC)
@@ -263,6 +264,19 @@ def test_a_full_store_says_so_and_keeps_what_it_had(tmp_path: Path) -> None:
     with full, engine.writing("view") as writer:
         writer.put({f"{number}".encode(): b"x" * 1000 for number in range(1000)})
     assert engine.read([("view", [b"key"])]) == [(None, [b"old"])]
+
+
+def test_rows_of_another_version_are_refused_and_replaced(lab: Lab) -> None:
+    lab.history([("a", T0, T0, 1)])
+    lab.until(T0)
+    engine = lab.store._get_provider().online_store.engine(lab.store.config)
+    with engine.writing("lab_state") as writer:
+        writer.describe(b"\x80")  # of a version that said no form
+        writer.put({pack_key(["b"]): b"as it was then"})
+    with pytest.raises(OnlineStoreUnavailableError, match=r"another version.*materialize"):
+        lab.values("a")
+    lab.store.materialize(T0 - HOUR, T0)
+    assert lab.values("a", "b") == [1, None]
 
 
 def test_stores_of_one_process_share_their_file(tmp_path: Path) -> None:
