@@ -8,7 +8,7 @@ the machine with them: it sends bytes prepared before and reads no more of an an
 length.
 
 Needs what `make demo` makes. By default about two minutes; `--full` asks longer and in more
-turns. Writes `docs/benchmarks-serve.md` and its plot only with `--write`.
+turns. Writes to `docs/benchmarks.md` only with `--write`.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from typing import Any, cast
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import machine
+from benchmarks.measure import machine, write_section
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "data" / "benchmarks" / "serve"
-PAGE, PLOT = ROOT / "docs" / "benchmarks-serve.md", ROOT / "docs" / "images" / "serve.png"
+PLOT = ROOT / "docs" / "images" / "serve.png"
 RUN = ROOT / "artifacts" / "latest"
 OURS, OBVIOUS, FEAST = "Hindcast", "Feast SDK + scikit-learn", "feast serve (features only)"
 CLIENTS, BATCH, SINGLE = (1, 8, 32), 100, 1
@@ -557,8 +557,8 @@ def main() -> None:
     console.print(shown)
     if options.write:
         plot(results)
-        PAGE.write_text(markdown(results, seconds, turns))
-        console.print(f"Written: {PAGE.relative_to(ROOT)} and {PLOT.relative_to(ROOT)}")
+        write_section("serve", markdown(results, seconds, turns))
+        console.print(f"Written: docs/benchmarks.md and {PLOT.relative_to(ROOT)}")
     sys.exit(1 if faults else 0)
 
 

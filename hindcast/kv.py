@@ -232,7 +232,7 @@ def _rows(transaction: lmdb.Transaction, prefix: bytes, keys: Sequence[bytes]) -
     if len(keys) == 1:
         return [_bytes(transaction.get(prefix + keys[0]))]
     wanted = [prefix + key for key in keys]
-    found: dict[Any, Any] = dict(transaction.cursor().getmulti(wanted))
+    found: dict[Any, Any] = dict(transaction.cursor().getmulti(list(dict.fromkeys(wanted))))
     return [found.get(key) for key in wanted]
 
 

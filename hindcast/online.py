@@ -306,28 +306,18 @@ class OnlineReader:
         nothing = [None] * (HEADER + width)
         there: Iterable[bytes | None] = rows
         if len(rows) < len(keys):
-            found = iter(rows)
-            there = (None if key is None else next(found) for key in keys)
-        stored: list[list[Any]] = []
-        statuses: list[Status] = []
-        event_us: list[int | None] = []
+            rest = iter(rows)
+            there = (None if key is None else next(rest) for key in keys)
+        nobody = nothing, Status.NOT_FOUND, None
+        # many rows of a request are of one entity: each is unpacked once
+        unpacked: dict[bytes | None, tuple[list[Any], Status, int | None]] = {None: nobody}
+        taken = []
         for row in there:
-            if row is None:
-                stored.append(nothing)
-                statuses.append(Status.NOT_FOUND)
-                event_us.append(None)
-                continue
-            values = whole(row)
-            event_us.append(values[0])
-            if state.oldest is not None and values[0] < state.oldest:
-                stored.append(nothing)
-                statuses.append(Status.OUTSIDE_MAX_AGE)
-                continue
-            order = state.orders[values[2]]
-            if order is not None:
-                values = [*values[:HEADER], *(None if at is None else values[at] for at in order)]
-            stored.append(values)
-            statuses.append(Status.PRESENT)
+            found = unpacked.get(row)
+            if found is None and row is not None:
+                found = unpacked[row] = _unpacked(row, state, nothing)
+            taken.append(found or nobody)
+        stored, statuses, event_us = map(list, zip(*taken, strict=True)) if taken else ([], [], [])
         answer.statuses[read.name], answer.event_us[read.name] = statuses, event_us
         by_column = list(zip(*stored, strict=True))[HEADER:] or [()] * width
         columns = dict(zip(read.layout.names, by_column, strict=True))
@@ -381,6 +371,20 @@ class _State:
     snapshot: str | None
     oldest: int | None
     orders: list[list[int | None] | None]
+
+
+def _unpacked(
+    row: bytes, state: _State, nothing: list[Any]
+) -> tuple[list[Any], Status, int | None]:
+    """A row's header and values in the view's order, whether it is served, and its time."""
+    values = whole(row)
+    event_us: int = values[0]
+    if state.oldest is not None and event_us < state.oldest:
+        return nothing, Status.OUTSIDE_MAX_AGE, event_us
+    order = state.orders[values[2]]
+    if order is not None:
+        values = [*values[:HEADER], *(None if at is None else values[at] for at in order)]
+    return values, Status.PRESENT, event_us
 
 
 def _order(wanted: Layout, found: Layout) -> list[int | None]:

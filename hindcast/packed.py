@@ -76,7 +76,9 @@ class Kind:
 
 def micros(instant: datetime) -> int:
     """Microseconds since 1970; an instant without a zone is UTC."""
-    return (instant.replace(tzinfo=instant.tzinfo or UTC) - EPOCH) // MICROSECOND
+    if instant.tzinfo is None:
+        instant = instant.replace(tzinfo=UTC)
+    return (instant - EPOCH) // MICROSECOND
 
 
 def instant(us: int) -> datetime:
