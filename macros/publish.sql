@@ -4,7 +4,7 @@
     only some of them publishes nothing, since the tables would come from different builds; nor
     does one with a failure. -#}
 {% macro publish_snapshot(results) %}
-{% if execute and flags.WHICH in ('build', 'run') and not flags.EMPTY %}
+{% if execute and flags.WHICH in ('build', 'run') and not flags.EMPTY and var('publish', true) %}
     {% set wanted = published_models() %}
     {% set failed = results | selectattr('status', 'in', ['error', 'fail', 'skipped', 'runtime error']) | list %}
     {% set built = results | selectattr('status', 'equalto', 'success') | map(attribute='node.unique_id') | list %}
@@ -27,7 +27,7 @@ select 1
 {% macro write_snapshot(wanted) %}
     {% set id = run_started_at.strftime('%Y%m%dT%H%M%SZ') ~ '-' ~ invocation_id[:8] %}
     {% set staging = run_query(
-        "select snapshot_begin('" ~ var('published_path') ~ "', '" ~ id ~ "')").rows[0][0] %}
+        "select snapshot_begin('" ~ published_path() ~ "', '" ~ id ~ "')").rows[0][0] %}
     {% set tables = {} %}
     {% for item in wanted %}
         {% set relation = api.Relation.create(

@@ -89,9 +89,9 @@ create or replace macro raw_lines(pattern) as table
 
 {#- on-run-start: makes the functions above, and says what a plain `dbt run` will miss. -#}
 {% macro prepare_sources() %}
-{% if execute and flags.WHICH in ('build', 'run', 'test', 'retry', 'show') %}
+{% if execute and flags.WHICH in ('build', 'run', 'test', 'retry', 'show', 'run-operation') %}
     {% do run_query(create_raw_lines()) %}
-    {% for seed in graph.nodes.values() if seed.resource_type == 'seed' and flags.WHICH != 'build' %}
+    {% for seed in graph.nodes.values() if seed.resource_type == 'seed' and flags.WHICH not in ('build', 'run-operation') %}
         {% if load_relation(api.Relation.create(
             database=seed.database, schema=seed.schema, identifier=seed.alias)) is none %}
             {% do log('The seed table ' ~ seed.name ~ ' is missing: run `dbt seed` first, or '
