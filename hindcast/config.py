@@ -32,6 +32,15 @@ class Result(_Strict):
     path: Path
 
 
+class Audit(_Strict):
+    """What `hindcast audit` must know."""
+
+    labels: tuple[str, ...] = ()
+    """The spine's columns that tell the outcome."""
+    time_zone: str | None = None
+    """Where local clocks run: the nights they change are always among the replayed instants."""
+
+
 class ProjectConfig(_Strict):
     """The whole of `hindcast.yml`; paths are relative to the directory it is in."""
 
@@ -40,6 +49,7 @@ class ProjectConfig(_Strict):
     spine: str
     at: AwareDatetime
     steps: tuple[Step, ...]
+    audit: Audit = Audit()
     summary: str | None = None
     results: tuple[Result, ...] = ()
     next: tuple[str, ...] = ()
