@@ -130,6 +130,51 @@ def parity(
         raise typer.Exit(1)
 
 
+@app.command()
+@_refuses_politely
+def audit(
+    project: Project = Path(),
+    instants: Annotated[int, typer.Option(min=1, help="How many instants to replay.")] = 8,
+    seed: Annotated[int, typer.Option(help="Chooses the instants, and what is scrambled.")] = 0,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(help="An instant to replay, instead of some by chance; may be given again."),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="replay, scramble or static; may be given again. Default: all."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+) -> None:
+    """Show that no feature knew the future: rebuild the past, spoil the future, read the SQL."""
+    config = load_config(project)
+    chosen = [_instant(text, config) for text in at or []]
+
+    from hindcast.audit import check, show  # dbt takes seconds to start
+
+    unknown = sorted(set(only or []) - set(check.TESTS))
+    if unknown:
+        raise typer.BadParameter(
+            f"no test {', '.join(unknown)}; there are {', '.join(check.TESTS)}."
+        )
+    with Console(stderr=True).status("starting") as status:
+        outcome = check.audit(
+            project,
+            config,
+            count=instants,
+            seed=seed,
+            at=chosen,
+            only=only or check.TESTS,
+            tell=status.update,
+        )
+    if as_json:
+        print(json.dumps(show.as_json(outcome)))
+    else:
+        show.show(outcome, console)
+    if not outcome.passed:
+        raise typer.Exit(1)
+
+
 def _instant(at: str | None, config: ProjectConfig) -> datetime:
     if at is None:
         return config.at.astimezone(UTC)

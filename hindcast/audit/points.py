@@ -64,7 +64,9 @@ def value_names(view: FeatureViewSpec) -> list[str]:
     return [feature.name for feature in view.features]
 
 
-def known_within(view: FeatureViewSpec, tables: Sequence[str], start: datetime, end: datetime) -> str:
+def known_within(
+    view: FeatureViewSpec, tables: Sequence[str], start: datetime, end: datetime
+) -> str:
     """Points at which a view's tables say that something became known: (start, end]."""
     columns = [*map(quote, key_names(view)), f"{KNOWN_AT} as at"]
     within = [f"{KNOWN_AT} > {instant(start)}", f"{KNOWN_AT} <= {instant(end)}"]
@@ -90,7 +92,8 @@ def values_at(
         for name in map(quote, value_names(view))
     ]
     return select(
-        ["point.*", *values], f"({points}) as point asof left join {rows} as feature\n    on " + " and ".join(match)
+        ["point.*", *values],
+        f"({points}) as point asof left join {rows} as feature\n    on " + " and ".join(match),
     )
 
 

@@ -125,7 +125,11 @@ class Published:
             raise HindcastError(f"the published spine {self.spine} has no rows to audit")
         chance = Random(seed)
         chosen = [
-            times[chance.randrange(len(times) * part // count, max(len(times) * (part + 1) // count, 1))]
+            times[
+                chance.randrange(
+                    len(times) * part // count, max(len(times) * (part + 1) // count, 1)
+                )
+            ]
             for part in range(min(count, len(times)))
         ]
         for change in _clock_changes(zone, times[0], times[-1])[: count // 2]:
@@ -153,7 +157,9 @@ def _refuse_changed(project_dir: Path, built: datetime) -> None:
     """What is published must be what the models give today."""
     files = [project_dir / PROJECT_FILE]
     for folder, kinds in (("models", "sql yml"), ("macros", "sql"), ("seeds", "csv")):
-        files += [file for kind in kinds.split() for file in (project_dir / folder).rglob(f"*.{kind}")]
+        files += [
+            file for kind in kinds.split() for file in (project_dir / folder).rglob(f"*.{kind}")
+        ]
     newest = max(files, key=lambda file: file.stat().st_mtime)
     if newest.stat().st_mtime > built.timestamp() + 1:
         raise MissingInputError(

@@ -81,12 +81,16 @@ def ancestors(nodes: Mapping[str, Any], unique_id: str) -> set[str]:
     found: set[str] = set()
     waiting = [unique_id]
     while waiting:
-        node = nodes.get(waiting.pop())
-        for name in getattr(getattr(node, "depends_on", None), "nodes", ()):
+        for name in parents(nodes.get(waiting.pop())):
             if name not in found:
                 found.add(name)
                 waiting.append(name)
     return found
+
+
+def parents(node: Any) -> list[str]:
+    """What a node is made of directly, by unique id; a seed or source of nothing."""
+    return list(getattr(getattr(node, "depends_on", None), "nodes", ()))
 
 
 def _carries(name: str, meta: Mapping[str, Any]) -> timedelta | None:

@@ -86,9 +86,7 @@ def replay(
             too_short = sum(view.differ for view in again) < differed
             views = again
         asked = sum(period == number for period in rows["period"].to_pylist())
-        found.append(
-            Replayed(at, asked, tuple(views), time.perf_counter() - started, too_short)
-        )
+        found.append(Replayed(at, asked, tuple(views), time.perf_counter() - started, too_short))
     return found
 
 
@@ -154,7 +152,8 @@ def compare_inputs(
     columns = [*map(quote, inputs), "event_timestamp"]
     ours = select(columns, "spine_rows")
     rebuilt = select(
-        [*map(quote, inputs), f"{PREDICT_AT} as event_timestamp"], workshop.relation(published.spine)
+        [*map(quote, inputs), f"{PREDICT_AT} as event_timestamp"],
+        workshop.relation(published.spine),
     )
     (rows,) = connection.execute("select count(*) from spine_rows").fetchone() or (0,)
     lacking = connection.execute(f"{ours}\nexcept all\n{rebuilt}").fetchall()

@@ -92,8 +92,7 @@ def scramble(
         connection.register("every_row", joined)
         for period, until in ((0, cut), (1, cut + SPAN)):
             connection.execute(
-                "create or replace temp table spine_rows as "
-                f"from every_row where period = {period}"
+                f"create or replace temp table spine_rows as from every_row where period = {period}"
             )
             parts = [compare_inputs(connection, workshop, published, end)] if period == 0 else []
             for view in published.spec.views:

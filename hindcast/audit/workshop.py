@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ from typing import Any
 import duckdb
 import yaml
 
-from hindcast.audit.reach import Source, sources_of
+from hindcast.audit.reach import Source, ancestors, parents, sources_of
 from hindcast.config import utc_text
 from hindcast.dbt import PROJECT_FILE, ProjectSpec, load_project
 from hindcast.errors import HindcastError, MissingInputError
-from hindcast.sql import literal, quote
+from hindcast.sql import literal
 
 CORNER = Path("target/audit")
 COPIED = "world"
@@ -54,8 +54,10 @@ class Workshop:
         self._manifest: Any = None
 
     @contextmanager
-    def opened(self) -> Iterator[Workshop]:
+    def opened(self, *, sources: bool = True) -> Iterator[Workshop]:
         """The workshop with its project parsed and its sources copied, from the project's root.
+
+        Without `sources` nothing can be rebuilt, only `compile` be called.
 
         Raises:
             MissingInputError: dbt's profile is not there.
@@ -66,7 +68,8 @@ class Workshop:
         os.chdir(self.project_dir)
         try:
             self.parse()
-            self._copy_sources()
+            if sources:
+                self._copy_sources()
             yield self
         finally:
             os.chdir(before)
@@ -103,6 +106,10 @@ class Workshop:
         """dbt's models and seeds, by unique id."""
         return dict(self._manifest.nodes)
 
+    def compile(self) -> None:
+        """Have dbt compile every model: then `nodes` have their SQL as the project writes it."""
+        self._dbt("compile", {})
+
     def relation(self, model: str) -> str:
         """The table that a rebuild makes of a model, as SQL."""
         return str(self._node(model).relation_name)
@@ -122,7 +129,7 @@ class Workshop:
         }
         select = [f"+{name}" for name in wanted]
         self._dbt("run", settings, "--full-refresh", "--select", *select)
-        self._check_sources(str(self.corner / world.copy))
+        self._check_sources(wanted, str(self.corner / world.copy))
 
     @contextmanager
     def connected(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -154,13 +161,14 @@ class Workshop:
         arguments = json.dumps({"folder": str(self.corner / COPIED)})
         self._dbt("run-operation", settings, "copy_sources", "--args", arguments)
 
-    def _check_sources(self, folder: str) -> None:
+    def _check_sources(self, models: Iterable[str], folder: str) -> None:
         """A source that is read in another way would be read whole, and every replay be equal."""
-        for node in self._manifest.nodes.values():
-            if node.resource_type != "model":
-                continue
-            reads = [name for name in node.depends_on.nodes if name.startswith("source.")]
-            if reads and node.compiled_code and folder not in node.compiled_code:
+        nodes = self._manifest.nodes
+        built = {self._node(model).unique_id for model in models}
+        for name in built.union(*(ancestors(nodes, one) for one in built)) & set(nodes):
+            node = nodes[name]
+            reads = [parent for parent in parents(node) if parent.startswith("source.")]
+            if reads and folder not in (node.compiled_code or ""):
                 raise HindcastError(
                     f"{node.original_file_path} does not read {reads[0]} through the source() of "
                     "macros/as_of.sql, so it cannot be limited to what was loaded by an instant"
