@@ -72,7 +72,7 @@
 {#- `dbt run-operation copy_sources`: every source as it is now, one Parquet file each, in the
     order of loading, so that the files' statistics lead to what was loaded when. -#}
 {% macro copy_sources(folder) %}
-    {% do run_query(prepare_sources()) %}
+    {% if prepare_sources is defined %} {% do run_query(prepare_sources()) %} {% endif %}
     {% for node in graph.sources.values() %}
         {% set loaded_at = loaded_at_field(node.source_name, node.name) %}
         {% set file = folder ~ '/' ~ node.source_name ~ '.' ~ node.name ~ '.parquet' %}

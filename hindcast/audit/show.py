@@ -73,7 +73,8 @@ def summary(audit: Audit) -> str:
     if audit.read is not None:
         parts.append(f"{audit.read.models} models read, {len(audit.read.findings)} warnings")
     if audit.unaudited:
-        parts.append(f"{len(audit.unaudited)} sources UNAUDITED")
+        noun = "source" if len(audit.unaudited) == 1 else "sources"
+        parts.append(f"{len(audit.unaudited)} {noun} UNAUDITED")
     verdict = "passed" if audit.passed else "FAILED"
     return f"Audit {verdict}: {'; '.join(parts)} ({audit.seconds:.0f} s)."
 

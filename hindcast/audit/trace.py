@@ -77,13 +77,13 @@ def _is_view(workshop: Workshop, name: str) -> bool:
 
 def _loaded_after(workshop: Workshop, sources: list[Source], after: datetime) -> list[datetime]:
     parts = [
-        select([f"{quote(s.loaded_at or '')} as at"], workshop.copied(s.name)) for s in sources
+        select([f"{quote(s.loaded_at or '')} as loaded"], workshop.copied(s.name)) for s in sources
     ]
     with duckdb.connect() as connection:
         connection.execute("set TimeZone = 'UTC'")
         rows = connection.execute(
-            f"select distinct at from ({' union all '.join(parts)}) where at > {instant(after)} "
-            "order by 1"
+            f"select distinct loaded from ({' union all '.join(parts)}) "
+            f"where loaded > {instant(after)} order by 1"
         ).fetchall()
     return [row[0] for row in rows]
 
