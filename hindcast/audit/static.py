@@ -94,7 +94,7 @@ def read(workshop: Workshop, labels: Collection[str]) -> Read:
     }
     found: list[Finding] = []
     for unique_id in sorted(lineage & set(trees)):
-        model = _Model(models[unique_id], trees[unique_id], workshop.project_dir, known)
+        model = Model(models[unique_id], trees[unique_id], workshop.project_dir, known)
         model.check_lineage()
         if unique_id in features:
             model.check_feature(models)
@@ -105,12 +105,13 @@ def read(workshop: Workshop, labels: Collection[str]) -> Read:
     return Read(len(lineage), tuple(sorted(set(found))), tuple(unread))
 
 
-class _Model:
+class Model:
     """One model's SQL, and what is found in it."""
 
     def __init__(
         self, node: Any, tree: exp.Expr, project_dir: Path, known: Collection[str]
     ) -> None:
+        """Take a dbt node, its parsed SQL and the names that knowledge times end with."""
         self.findings: list[Finding] = []
         self._node = node
         self._tree = tree
@@ -346,7 +347,8 @@ class _Model:
         path = self._node.original_file_path
         for needle in needles:
             for number, line in enumerate(self._node.raw_code.splitlines(), 1):
-                if needle.lower() in line.lower().split("--")[0]:
+                code = line.lower().split("--")[0]
+                if re.search(rf"(?<![a-z0-9_]){re.escape(needle.lower())}", code):
                     return Location(path, number)
         return Location(path)
 

@@ -52,6 +52,7 @@ class Workshop:
         self.corner = self.project_dir / CORNER
         self.spine = spine
         self._manifest: Any = None
+        self._has_constants = False
 
     @contextmanager
     def opened(self, *, sources: bool = True) -> Iterator[Workshop]:
@@ -128,7 +129,10 @@ class Workshop:
             "publish": False,
         }
         select = [f"+{name}" for name in wanted]
+        if self._has_constants and self._constants:
+            select += ["--exclude", *self._constants]
         self._dbt("run", settings, "--full-refresh", "--select", *select)
+        self._has_constants = self._has_constants or models is None
         self._check_sources(wanted, str(self.corner / world.copy))
 
     @contextmanager
@@ -141,6 +145,17 @@ class Workshop:
     def copied(self, source: str, copy: str = COPIED) -> str:
         """SQL that reads the copy of a source."""
         return f"read_parquet({literal(str(self.corner / copy / f'{source}.parquet'))})"
+
+    @cached_property
+    def _constants(self) -> list[str]:
+        """Models that are made of no source: the same in every world, so built once."""
+        nodes = self._manifest.nodes
+        return [
+            node.name
+            for name, node in nodes.items()
+            if node.resource_type == "model"
+            and not any(parent.startswith("source.") for parent in ancestors(nodes, name))
+        ]
 
     @property
     def _views(self) -> list[str]:
