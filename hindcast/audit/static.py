@@ -181,7 +181,7 @@ class Model:
     def check_readers(self) -> None:
         """A file that a model reads by itself is not limited to what was loaded by an instant."""
         for name in READERS:
-            if f"{name}(" in self._node.compiled_code.lower():
+            if f"{name}(" in self._node.raw_code.lower():
                 self._find("unaudited", "reads files itself, past source()", name)
 
     @property
