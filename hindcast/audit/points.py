@@ -8,7 +8,8 @@ NULL only. Not for making the tables that are compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -52,6 +53,31 @@ class Compared:
     def differ(self) -> int:
         """How many values differ."""
         return sum(self.counts.values())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was compared, by view."""
+
+    views: tuple[Compared, ...]
+
+    @property
+    def values(self) -> int:
+        """How many values were compared."""
+        return sum(view.values for view in self.views)
+
+    @property
+    def differ(self) -> int:
+        """How many of them differ. None may."""
+        return sum(view.differ for view in self.views)
+
+
+@contextmanager
+def in_memory() -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB without tables, whose clock is UTC."""
+    with duckdb.connect() as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        yield connection
 
 
 def key_names(view: FeatureViewSpec) -> list[str]:

@@ -13,12 +13,12 @@ from pathlib import Path
 from random import Random
 from zoneinfo import ZoneInfo
 
-import duckdb
 import pyarrow as pa
 from feast import FeatureStore
 
 from hindcast import snapshot
 from hindcast.asof import instant
+from hindcast.audit.points import in_memory
 from hindcast.config import ProjectConfig
 from hindcast.dbt import PROJECT_FILE, ProjectSpec
 from hindcast.errors import HindcastError, MissingInputError
@@ -67,7 +67,7 @@ class Published:
         wanted = dict.fromkeys(key.name for view in self.spec.views for key in view.keys)
         for view in self.store.list_on_demand_feature_views():
             wanted.update(dict.fromkeys(view.get_request_data_schema()))
-        with duckdb.connect() as connection:
+        with in_memory() as connection:
             described = connection.sql(f"describe from {self.table(self.spine)}").fetchall()
         columns = [row[0] for row in described]
         if PREDICT_AT not in columns:
@@ -88,8 +88,7 @@ class Published:
             f"where {PREDICT_AT} > {instant(start)} and {PREDICT_AT} <= {instant(end)}"
             for number, (start, end) in enumerate(periods)
         ]
-        with duckdb.connect() as connection:
-            connection.execute("set TimeZone = 'UTC'")
+        with in_memory() as connection:
             every = " union all ".join(parts)
             return connection.sql(
                 f"select row_number() over () as point, * from ({every})"
@@ -114,8 +113,7 @@ class Published:
         Where local clocks change within the spine, an instant of the day after is among them.
         Raises HindcastError if the spine has no rows.
         """
-        with duckdb.connect() as connection:
-            connection.execute("set TimeZone = 'UTC'")
+        with in_memory() as connection:
             found = connection.execute(
                 f"select distinct {PREDICT_AT} from {self.table(self.spine)} "
                 f"where isfinite({PREDICT_AT}) order by 1"

@@ -29,6 +29,7 @@ from hindcast.audit.points import (
     EXAMPLES,
     Compared,
     Difference,
+    Outcome,
     added,
     compare,
     key_names,
@@ -46,25 +47,14 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Replayed:
+class Replayed(Outcome):
     """One instant: how many spine rows and values were compared, and what differs."""
 
     at: datetime
     rows: int
-    views: tuple[Compared, ...]
     seconds: float
     too_short: bool
     """The lookback left out something that matters, so everything was read after all."""
-
-    @property
-    def values(self) -> int:
-        """How many values were compared."""
-        return sum(view.values for view in self.views)
-
-    @property
-    def differ(self) -> int:
-        """How many of them differ."""
-        return sum(view.differ for view in self.views)
 
 
 def replay(
@@ -86,7 +76,7 @@ def replay(
             too_short = sum(view.differ for view in again) < differed
             views = again
         asked = sum(period == number for period in rows["period"].to_pylist())
-        found.append(Replayed(at, asked, tuple(views), time.perf_counter() - started, too_short))
+        found.append(Replayed(tuple(views), at, asked, time.perf_counter() - started, too_short))
     return found
 
 

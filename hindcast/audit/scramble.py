@@ -23,7 +23,7 @@ import duckdb
 import pyarrow as pa
 
 from hindcast.asof import instant
-from hindcast.audit.points import Compared, added
+from hindcast.audit.points import Compared, Outcome, added, in_memory
 from hindcast.audit.published import SPAN, Published
 from hindcast.audit.reach import since
 from hindcast.audit.replay import compare_inputs, compare_view
@@ -39,25 +39,14 @@ AFTER = timedelta(days=7)
 
 
 @dataclass(frozen=True)
-class Scrambled:
+class Scrambled(Outcome):
     """One cut: what was done to the records, and what moved before and after it."""
 
     at: datetime
     rows: int
     records: int
-    views: tuple[Compared, ...]
     moved: tuple[Compared, ...]
     seconds: float
-
-    @property
-    def values(self) -> int:
-        """How many values before the cut were compared."""
-        return sum(view.values for view in self.views)
-
-    @property
-    def differ(self) -> int:
-        """How many of them moved. None may."""
-        return sum(view.differ for view in self.views)
 
     @property
     def moved_after(self) -> int:
@@ -101,10 +90,10 @@ def scramble(
     before = sum(period == 0 for period in rows["period"].to_pylist())
     shutil.rmtree(workshop.corner / SCRAMBLED)
     return Scrambled(
+        tuple(outcomes[0]),
         cut,
         before,
         records,
-        tuple(outcomes[0]),
         tuple(outcomes[1]),
         time.perf_counter() - started,
     )
@@ -116,8 +105,7 @@ def _write(workshop: Workshop, cut: datetime, seed: int) -> int:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     records = 0
-    with duckdb.connect() as connection:
-        connection.execute("set TimeZone = 'UTC'")
+    with in_memory() as connection:
         for source in workshop.sources:
             copied = workshop.copied(source.name)
             kept, added_records = f"from {copied}", ""

@@ -16,7 +16,7 @@ from typing import Any
 import duckdb
 
 from hindcast.asof import instant
-from hindcast.audit.points import Difference, values_at
+from hindcast.audit.points import Difference, in_memory, values_at
 from hindcast.audit.published import PREDICT_AT, SPAN
 from hindcast.audit.reach import Source, since
 from hindcast.audit.workshop import Workshop, World
@@ -79,8 +79,7 @@ def _loaded_after(workshop: Workshop, sources: list[Source], after: datetime) ->
     parts = [
         select([f"{quote(s.loaded_at or '')} as loaded"], workshop.copied(s.name)) for s in sources
     ]
-    with duckdb.connect() as connection:
-        connection.execute("set TimeZone = 'UTC'")
+    with in_memory() as connection:
         rows = connection.execute(
             f"select distinct loaded from ({' union all '.join(parts)}) "
             f"where loaded > {instant(after)} order by 1"
@@ -123,8 +122,7 @@ def _records(
     """The records loaded at an instant, those with the most of the entity's keys first."""
     found: list[tuple[int, str, str]] = []
     keys = [str(value) for value in difference.keys.values() if value is not None]
-    with duckdb.connect() as connection:
-        connection.execute("set TimeZone = 'UTC'")
+    with in_memory() as connection:
         for source in sources:
             loaded_then = f"{quote(source.loaded_at or '')} = {instant(at)}"
             read = connection.sql(f"from {workshop.copied(source.name)} where {loaded_then}")
