@@ -31,11 +31,11 @@ def write_raw(folder):
     chance = random.Random(1)
     sales = []
     for sale in range(1200):
-        store, at = chance.choice("NS"), START + timedelta(minutes=4 * sale)
+        store, at = chance.choice("NS"), START + timedelta(minutes=4 * sale + 4)
         amount = chance.randrange(10, 900)
         sales.append((sale, store, amount, at))
         if sale % 5 == 0:
-            later = at + timedelta(minutes=chance.randrange(1, 60))
+            later = at + timedelta(minutes=chance.randrange(30, 60))
             sales.append((sale, store, amount + 2000 + sale, later))
     folder.mkdir(parents=True)
     lines = [f"{s},{store},{amount},{at:%Y-%m-%dT%H:%M:%SZ}" for s, store, amount, at in sales]
@@ -150,6 +150,20 @@ def test_a_project_that_changed_since_it_was_published_is_not_audited(shop, tmp_
     done = hindcast(root, "audit", "--only", "replay")
     assert done.exit_code == 1, done.output
     assert "store_sales.sql was changed after the snapshot was published" in done.stderr
+
+
+def test_a_lookback_that_is_too_short_is_noticed_and_accuses_nobody(shop, tmp_path):
+    root = tmp_path / "shop"
+    shutil.copytree(shop, root, symlinks=True)
+    declared = root / "models" / "staging" / "_sources.yml"
+    text = declared.read_text().replace("carries: 1 day", "carries: 1 minute")
+    declared.write_text(text)  # though the model counts all sales ever
+    assert dbt(root, "run").success
+    done = hindcast(root, "audit", "--only", "replay", "--at", "2024-03-04T00:00:00Z", "--json")
+    assert done.exit_code == 0, done.output
+    (replayed,) = json.loads(done.stdout)["replay"]
+    assert replayed["lookback_too_short"] is True
+    assert replayed["differ"] == 0
 
 
 def test_a_source_read_past_the_macro_is_refused(shop, tmp_path):
