@@ -157,7 +157,8 @@ def audit(
         raise typer.BadParameter(
             f"no test {', '.join(unknown)}; there are {', '.join(check.TESTS)}."
         )
-    with Console(stderr=True).status("starting") as status:
+    progress = Console(stderr=True)
+    with progress.status("starting") as status:
         outcome = check.audit(
             project,
             config,
@@ -165,7 +166,7 @@ def audit(
             seed=seed,
             at=chosen,
             only=only or check.TESTS,
-            tell=status.update,
+            tell=status.update if progress.is_terminal else progress.print,
         )
     if as_json:
         print(json.dumps(show.as_json(outcome)))
