@@ -97,7 +97,8 @@ def audit(
             found = read(workshop, config.audit.labels)
         if rebuilding:
             published = Published.of(workshop.project_dir, config, workshop.spec)
-            instants = sorted(at) or published.instants(count, seed, config.audit.time_zone)
+            zone, last = config.audit.time_zone, workshop.last_loaded()
+            instants = sorted(at) or published.instants(count, seed, zone, last)
             if "replay" in only:
                 replayed = replay(workshop, published, instants, tell)
                 if sum(one.rows for one in replayed) == 0:

@@ -107,20 +107,24 @@ class Published:
         )
         return job.to_arrow()
 
-    def instants(self, count: int, seed: int, zone: str | None) -> list[datetime]:
+    def instants(self, count: int, seed: int, zone: str | None, before: datetime) -> list[datetime]:
         """Instants at which rows are predicted: one by chance from each of `count` equal parts.
 
         Where local clocks change within the spine, an instant of the day after is among them.
-        Raises HindcastError if the spine has no rows.
+        All are before the instant at which something was loaded last: what comes after that shows
+        nothing. Raises HindcastError if the spine has no such rows.
         """
         with in_memory() as connection:
             found = connection.execute(
                 f"select distinct {PREDICT_AT} from {self.table(self.spine)} "
-                f"where isfinite({PREDICT_AT}) order by 1"
+                f"where isfinite({PREDICT_AT}) and {PREDICT_AT} < {instant(before)} order by 1"
             ).fetchall()
         times = [row[0] for row in found]
         if not times:
-            raise HindcastError(f"the published spine {self.spine} has no rows to audit")
+            raise HindcastError(
+                f"the published spine {self.spine} has no rows predicted before {before}, when the "
+                "last record was loaded: there is nothing to audit"
+            )
         chance = Random(seed)
         chosen = [
             times[

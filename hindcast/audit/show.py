@@ -225,7 +225,7 @@ def _show_trace(trace: Trace, console: Console) -> None:
         return
     console.print(
         f"{named} comes from what was loaded at {utc_text(trace.loaded_at)}, "
-        f"{trace.loaded_at - one.at} later ({trace.count} records):",
+        f"{trace.loaded_at - one.at} later ({_records(trace.count)}):",
         soft_wrap=True,
         markup=False,
     )
@@ -262,6 +262,10 @@ def _show_unaudited(audit: Audit, console: Console) -> None:
 
 def _count(number: int) -> str:
     return f"[bold red]{number:,}[/]" if number else "[green]0[/]"
+
+
+def _records(number: int) -> str:
+    return "1 record" if number == 1 else f"{number:,} records"
 
 
 def _value(value: object) -> str:

@@ -16,16 +16,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import duckdb
 import yaml
 
+from hindcast.audit.points import in_memory
 from hindcast.audit.reach import Source, ancestors, parents, sources_of
 from hindcast.config import utc_text
 from hindcast.dbt import PROJECT_FILE, ProjectSpec, load_project
 from hindcast.errors import HindcastError, MissingInputError
-from hindcast.sql import literal
+from hindcast.sql import literal, quote
 
 CORNER = Path("target/audit")
 COPIED = "world"
@@ -145,6 +146,28 @@ class Workshop:
     def copied(self, source: str, copy: str = COPIED) -> str:
         """SQL that reads the copy of a source."""
         return f"read_parquet({literal(str(self.corner / copy / f'{source}.parquet'))})"
+
+    def last_loaded(self) -> datetime:
+        """When the last record of any source was loaded.
+
+        Raises HindcastError if no source says when its records were.
+        """
+        latest = [
+            f"select max({quote(source.loaded_at)}) as loaded from {self.copied(source.name)}"
+            for source in self.sources
+            if source.loaded_at
+        ]
+        if latest:
+            with in_memory() as connection:
+                (at,) = connection.execute(
+                    f"select max(loaded) from ({' union all '.join(latest)})"
+                ).fetchone() or (None,)
+            if at is not None:
+                return cast(datetime, at)
+        raise HindcastError(
+            "no source of the features says when its records were loaded, or none has a record: "
+            "declare `loaded_at_field` in the YAML of the sources"
+        )
 
     @cached_property
     def _constants(self) -> list[str]:
