@@ -27,18 +27,20 @@ def leaky(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def before(leaky):
-    """What was published before the audit ran: every file and when it was written."""
-    return published_files(leaky)
-
-
-def published_files(root):
-    return {
+def files(leaky):
+    """Gives every file that is published or built, and when it was written."""
+    return lambda: {
         str(file): file.stat().st_mtime_ns
         for place in ("data", "target")
-        for file in (root / place).rglob("*")
-        if file.is_file() and "audit" not in file.parts
+        for file in (leaky / place).rglob("*")
+        if file.is_file() and "audit" not in file.relative_to(leaky).parts
     }
+
+
+@pytest.fixture(scope="session")
+def before(files):
+    """Those files before the audit ran."""
+    return files()
 
 
 @pytest.fixture(scope="session")
