@@ -47,7 +47,12 @@ class Published:
         """
         current = snapshot.current(project_dir / PUBLISHED.parent)
         _refuse_changed(project_dir, current.created_at)
-        store = FeatureStore(repo_path=str(project_dir / config.feature_repo))
+        repo = project_dir / config.feature_repo
+        if not (repo / "feature_store.yaml").is_file():
+            raise MissingInputError(
+                f"no feature_store.yaml in {repo}; `feature_repo` in hindcast.yml names its folder"
+            )
+        store = FeatureStore(repo_path=str(repo))
         found = cls(store, current.path, config.spine, spec)
         registered = {view.name for view in store.list_feature_views()}
         missing = sorted({view.name for view in spec.views} - registered)

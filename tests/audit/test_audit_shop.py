@@ -193,6 +193,15 @@ def test_a_wrong_call_says_so_with_exit_code_2(shop, arguments, says):
     assert says in done.stderr
 
 
+def test_a_feature_repository_that_is_not_there_is_named(shop, tmp_path):
+    root = tmp_path / "shop"
+    shutil.copytree(shop, root, symlinks=True)
+    shutil.rmtree(root / "feature_repo")
+    done = hindcast(root, "audit", "--only", "replay")
+    assert done.exit_code == 1
+    assert "no feature_store.yaml in" in done.stderr
+
+
 def test_an_instant_without_rows_proves_nothing_and_is_refused(shop):
     done = hindcast(shop, "audit", "--only", "replay", "--at", "2020-01-01T00:00:00Z")
     assert done.exit_code == 1, done.output
