@@ -38,15 +38,6 @@ def test_every_row_predicted_in_the_day_up_to_an_instant_is_replayed(audited):
     assert all(one.values > 100_000 for one in audited.replayed)
 
 
-def test_a_difference_is_traced_to_records_loaded_later(audited):
-    (trace,) = audited.traces
-    assert trace.difference.view == "mean_of_the_whole_history"
-    assert trace.loaded_at > trace.difference.as_of
-    assert trace.records
-    carrier, origin = trace.difference.keys.values()
-    assert any(f",{carrier}," in text and origin in text for _, text in trace.records)
-
-
 def test_the_audit_touches_nothing_that_is_published_or_built(audited, files, before):
     assert len(before) > 50
     assert files() == before

@@ -107,7 +107,9 @@ def test_a_leak_ends_in_exit_code_1_with_the_record_it_came_from(shop, tmp_path)
     assert trace["view"] == "store_sales"
     at = datetime.fromisoformat(trace["loaded_at"])
     assert datetime(2024, 3, 2, 12, tzinfo=UTC) < at
-    assert trace["records"], "the records loaded at that instant"
+    corrections = [text for _, text in trace["records"] if "amount=2" in text or "amount=3" in text]
+    assert corrections, "what was loaded at that instant is a correction"
+    assert {source for source, _ in trace["records"]} == {"till.sales"}
     assert {(f["model"], f["check"]) for f in found["static"]["findings"]} == {
         ("store_sales", "forward window")
     }
