@@ -12,7 +12,7 @@ export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test lint dbt-test pytest conformance format lock clean
+.PHONY: help setup demo test lint dbt-test pytest conformance audit format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ pytest: $(READY) ## the Python tests, with coverage
 conformance: $(READY) ## 20,000 generated joins, and the table of what Feast's own stores get wrong
 	HINDCAST_CASES=20000 pytest -q tests/offline_store/test_conformance.py
 	python tests/offline_store/compare_stores.py
+
+audit: $(READY) ## a project full of leaks, and which test catches which
+	python -m benchmarks.audit
 
 format: $(READY) ## bring Python and SQL into shape
 	ruff format .
