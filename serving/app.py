@@ -17,6 +17,7 @@ import orjson
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
@@ -116,7 +117,7 @@ def build(service: Service) -> FastAPI:
         yield
         service.close()
 
-    app = FastAPI(
+    app = FastAPIOffline(
         title="Hindcast: late arrivals",
         version=service.bundle.id,
         description=openapi.DESCRIPTION,

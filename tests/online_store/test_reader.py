@@ -62,6 +62,7 @@ TYPES: dict[str, tuple[Any, pa.DataType, list[Any]]] = {
     "i64": (Int64, pa.int64(), [2**53 + 1, None, -(2**63)]),
     "f32": (Float32, pa.float32(), [0.1, None, -math.inf]),
     "f64": (Float64, pa.float64(), [5e-324, None, math.inf]),
+    "nan": (Float64, pa.float64(), [math.nan, None, 1.0]),
     "yes": (Bool, pa.bool_(), [True, None, False]),
     "text": (String, pa.string(), ["Zürich \U0001f6eb\x00 'quoted'", None, ""]),
     "raw": (Bytes, pa.binary(), [b"\x00\xff", None, b""]),
@@ -211,7 +212,7 @@ def test_every_value_is_what_the_file_has(store: FeatureStore) -> None:
     values = OnlineReader(store, "all", full_feature_names=True).read(request_of(KEYS, [1, 2, 3]))
     for name, (_, kind, written) in TYPES.items():
         expected = [np.float32(v).item() if v and kind == pa.float32() else v for v in written]
-        assert values.values[f"every__{name}"] == expected, name
+        assert all(map(same, values.values[f"every__{name}"], expected)), name
 
 
 def test_the_reader_keeps_the_microseconds_that_feast_cuts(tmp_path: Path, online: str) -> None:

@@ -353,3 +353,12 @@ def test_the_model_report_is_a_page_of_the_service(tab: Tab) -> None:
     page.get_by_role("link", name="Model report").click()
     expect(page.locator("h1")).to_contain_text("Late arrivals")
     assert page.evaluate("document.images.length > 0 && document.images[0].naturalWidth > 0")
+
+
+def test_the_api_is_described_without_anything_from_elsewhere(tab: Tab) -> None:
+    page = tab.open()
+    page.get_by_role("link", name="API").click()
+    score = page.locator(".opblock-summary", has_text="/v1/score")
+    expect(score).to_be_visible()
+    score.click()
+    expect(page.locator(".opblock-body").first).to_contain_text("sched_dep_at")
