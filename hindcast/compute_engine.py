@@ -14,7 +14,7 @@ as far back as a row could still be served, and writes the entities that have ch
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from feast import FeatureView
 from feast.batch_feature_view import BatchFeatureView
+from feast.feature_view import DUMMY_ENTITY_ID
 from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
 from feast.infra.compute_engines.local.compute import LocalComputeEngine
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
@@ -34,6 +35,7 @@ from tqdm import tqdm
 
 from hindcast.offline_store import LatestRowsJob
 from hindcast.online_store import BATCH, Loaded, PackedOnlineStore, TiesError
+from hindcast.packed import Layout, micros
 from hindcast.sources import absolute
 
 logger = logging.getLogger(__name__)
@@ -76,40 +78,65 @@ class ArrowEngine(LocalComputeEngine):  # type: ignore[misc]
         start, end = _utc(task.start_time), _utc(task.end_time)
         rows = self._rows(view, start, end)
         before = self.online_store.materialized_from(self.repo_config, view)
-        stamp = rows.stamp if isinstance(rows, LatestRowsJob) else None
+        stamp = f"{rows.stamp} {_declared(view)}" if isinstance(rows, LatestRowsJob) else None
+        from_same = stamp is not None and stamp == before.source
+        servable = end - view.ttl if view.ttl else None
         start_at: datetime | None = start
-        if _is_first_increment(view, start):
+        if _is_first_increment(view, start) or start > end:
             start_at = None  # so that what is past its TTL is said to be, and not to be missing
-        elif _is_increment(view, start) and (stamp is None or stamp != before.source):
-            start_at = end - view.ttl if view.ttl else None
-        if start_at != start:
-            rows = self._rows(view, start_at or datetime(1, 1, 1, tzinfo=UTC), end)
+        elif _is_increment(view, start) and not from_same:
+            start_at = servable
+        done = self._load_from(view, task, start_at, stamp, from_same)
+        if done.removed and start_at is not None and start_at != servable:
+            # what was there before a row that is gone may be earlier than the period
+            self._load_from(view, task, servable, stamp, from_same)
+
+    def _load_from(
+        self,
+        view: FeatureView,
+        task: MaterializationTask,
+        start: datetime | None,
+        stamp: str | None,
+        from_same: bool,
+    ) -> Loaded:
+        end = _utc(task.end_time)
+        rows = self._rows(view, start or datetime(1, 1, 1, tzinfo=UTC), end)
+        before = self.online_store.materialized_from(self.repo_config, view)
+        covers = start is None or bool(view.ttl and start <= end - view.ttl)
+        newest = before.until is None or micros(end) >= before.until
+        origin = stamp if from_same or (covers and newest) else None
         if isinstance(rows, LatestRowsJob):
             self._set_aside(view, rows)
-        for ties in (False, True):
+        # rows that cannot be taken back must be right from the first
+        for ties in (False, True) if self.online_store.takes_back(self.repo_config) else (True,):
             try:
-                with _batches(rows, ties) as (entities, batches), _bar(task, entities) as bar:
-                    done = self.online_store.load(
+                with (
+                    _batches(view, rows, ties) as (entities, batches),
+                    _bar(task, entities) as bar,
+                ):
+                    done: Loaded = self.online_store.load(
                         self.repo_config,
                         view,
                         batches,
                         entities,
-                        (start_at, end),
-                        (stamp, _snapshot_id(rows)),
+                        (start, end),
+                        (origin, _snapshot_id(rows)),
                         bar.update,
                     )
                     bar.set_postfix_str(_summary(done))
-                return
+                return done
             except TiesError:
                 if ties:
                     raise
+        raise AssertionError("a load ends or raises")
 
     def _rows(self, view: FeatureView, start: datetime, end: datetime) -> Any:
         source = view.batch_source
+        keys = [key for key in view.join_keys if key != DUMMY_ENTITY_ID]
         return self.offline_store.pull_latest_from_table_or_query(
             config=self.repo_config,
             data_source=source,
-            join_key_columns=[_in_source(view, key) for key in view.join_keys if view.entities],
+            join_key_columns=[_in_source(view, key) for key in keys],
             feature_name_columns=[_in_source(view, field.name) for field in view.features],
             timestamp_field=source.timestamp_field,
             created_timestamp_column=source.created_timestamp_column,
@@ -159,15 +186,39 @@ def _in_source(view: FeatureView, name: str) -> str:
     return str(mapping.get(name, name))
 
 
+def _declared(view: FeatureView) -> str:
+    """All in a view's definition that decides which rows it has, and how they are kept."""
+    source = view.batch_source
+    return repr(
+        (
+            Layout.of_fields(view.features).written(),
+            [(column.name, str(column.dtype)) for column in view.entity_columns],
+            view.ttl,
+            sorted(source.field_mapping.items()),
+            source.timestamp_field,
+            source.created_timestamp_column,
+        )
+    )
+
+
 @contextmanager
-def _batches(rows: Any, ties: bool) -> Iterator[tuple[int, Iterator[pa.RecordBatch]]]:
+def _batches(
+    view: FeatureView, rows: Any, ties: bool
+) -> Iterator[tuple[int, Iterator[pa.RecordBatch]]]:
     """How many entities come, and their rows with the view's own names."""
+    mapping = view.batch_source.field_mapping
+
+    def named(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            names = [mapping.get(name, name) for name in batch.schema.names]
+            yield batch.rename_columns(names)
+
     if isinstance(rows, LatestRowsJob):
         with rows.in_batches(BATCH, ties) as (entities, reader):
-            yield entities, iter(reader)
+            yield entities, named(reader)
     else:
         table = rows.to_arrow()
-        yield table.num_rows, iter(table.to_batches(max_chunksize=BATCH))
+        yield table.num_rows, named(table.to_batches(max_chunksize=BATCH))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -58,7 +59,9 @@ class Writer(ABC):
 
 
 class Engine(ABC):
-    """A set of tables by name."""
+    """A set of tables by name. `takes_back`: an error in `writing` leaves all as it was."""
+
+    takes_back = True
 
     @abstractmethod
     def read(
@@ -89,54 +92,71 @@ class LmdbEngine(Engine):
     is killed half-way. `size_limit` bytes is the most the file may grow to.
     """
 
-    _opened: ClassVar[dict[str, LmdbEngine]] = {}
+    _engines: ClassVar[dict[str, LmdbEngine]] = {}
     _lock: ClassVar[threading.Lock] = threading.Lock()
+    _of_parents: ClassVar[list[Any]] = []
 
     @classmethod
     def at(cls, path: Path, size_limit: int) -> LmdbEngine:
         """The engine of a directory: one in each process, as LMDB demands."""
         with cls._lock:
-            engine = cls._opened.get(str(path))
-            if engine is None or engine.size_limit != size_limit:
-                engine = cls._opened[str(path)] = cls(path, size_limit)
-            return engine
+            return cls._engines.setdefault(os.path.realpath(path), cls(path, size_limit))
 
     def __init__(self, path: Path, size_limit: int) -> None:
         """Nothing is opened or made yet."""
         self.path, self.size_limit = path, size_limit
         self._data = str(path / "data.mdb")
-        self._environment: lmdb.Environment | None = None
-        self._file: tuple[int, int] | None = None
-        self._process = 0
+        self._opened: _Opened | None = None
         self._opening = threading.Lock()
 
-    def _open(self, create: bool) -> lmdb.Environment:
-        """The environment, opened anew when its file was replaced or the process forked."""
-        environment = self._environment
-        if environment is not None and self._stamp() == self._file and self._process == os.getpid():
-            return environment
+    @contextmanager
+    def _using(self, create: bool) -> Iterator[lmdb.Environment]:
+        """The environment, opened anew when its file was replaced or the process forked.
+
+        One that is let go of is closed when nobody uses it any more.
+        """
         with self._opening:
-            if self._environment is not None and self._environment is not environment:
-                return self._environment  # another thread was first
-            self._forget()
-            if self._stamp() is None and not create:
-                raise OnlineStoreUnavailableError(
-                    f"the online store {self.path.name} is not there. `feast materialize` fills it."
-                )
-            try:
-                self.path.mkdir(parents=True, exist_ok=True)
-                self._environment = lmdb.open(
-                    str(self.path),
-                    map_size=self.size_limit,
-                    max_readers=1024,
-                )
-            except (lmdb.Error, OSError) as error:
-                raise OnlineStoreUnavailableError(
-                    f"the online store {self.path.name} cannot be opened: {error}"
-                ) from error
-            self._environment.reader_check()  # forgets readers that were killed
-            self._file, self._process = self._stamp(), os.getpid()
-            return self._environment
+            opened = self._current(create)
+            opened.users += 1
+        try:
+            yield opened.environment
+        finally:
+            with self._opening:
+                opened.users -= 1
+                if opened is not self._opened:
+                    self._end(opened)
+
+    def _current(self, create: bool) -> _Opened:
+        stamp = self._stamp()
+        opened = self._opened
+        if opened is not None and opened.file == stamp and opened.process == os.getpid():
+            return opened
+        self._let_go()
+        if stamp is None and not create:
+            raise OnlineStoreUnavailableError(
+                f"the online store {self.path.name} is not there. `feast materialize` fills it."
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            environment = lmdb.open(str(self.path), map_size=self.size_limit, max_readers=1024)
+        except (lmdb.Error, OSError) as error:
+            raise OnlineStoreUnavailableError(
+                f"the online store {self.path.name} cannot be opened: {error}"
+            ) from error
+        environment.reader_check()  # forgets readers that were killed
+        self._opened = _Opened(environment, self._stamp(), os.getpid())
+        return self._opened
+
+    def _let_go(self) -> None:
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            self._end(opened)
+
+    def _end(self, opened: _Opened) -> None:
+        if opened.process != os.getpid():
+            self._of_parents.append(opened)  # not to be closed by a child, nor by its garbage
+        elif opened.users == 0:
+            opened.environment.close()
 
     def _stamp(self) -> tuple[int, int] | None:
         """Which file the directory holds now, None if there is none."""
@@ -150,9 +170,18 @@ class LmdbEngine(Engine):
         self, wanted: Sequence[tuple[str, Sequence[bytes]]]
     ) -> list[tuple[bytes | None, Rows]]:
         """As `Engine.read`, in one read transaction."""
-        environment = self._open(create=False)
         try:
-            with environment.begin() as transaction:
+            return self._read(wanted)
+        except lmdb.MapResizedError:  # by a process with a greater `size_limit`
+            with self._opening:
+                self._let_go()
+            return self._read(wanted)
+
+    def _read(
+        self, wanted: Sequence[tuple[str, Sequence[bytes]]]
+    ) -> list[tuple[bytes | None, Rows]]:
+        try:
+            with self._using(create=False) as environment, environment.begin() as transaction:
                 return [
                     (
                         _bytes(transaction.get(_prefix(name) + DESCRIPTION)),
@@ -160,6 +189,8 @@ class LmdbEngine(Engine):
                     )
                     for name, keys in wanted
                 ]
+        except lmdb.MapResizedError:
+            raise
         except lmdb.Error as error:
             raise OnlineStoreUnavailableError(
                 f"the online store {self.path.name} cannot be read: {error}"
@@ -168,9 +199,11 @@ class LmdbEngine(Engine):
     @contextmanager
     def writing(self, table: str) -> Iterator[Writer]:
         """As `Engine.writing`; an error takes back everything."""
-        environment = self._open(create=True)
         try:
-            with environment.begin(write=True) as transaction:
+            with (
+                self._using(create=True) as environment,
+                environment.begin(write=True) as transaction,
+            ):
                 writer = _LmdbWriter(transaction, _prefix(table))
                 yield writer
                 writer.finish()
@@ -189,7 +222,10 @@ class LmdbEngine(Engine):
         if self._stamp() is None:
             return
         for name in tables:
-            with self._open(create=False).begin(write=True) as transaction:
+            with (
+                self._using(create=False) as environment,
+                environment.begin(write=True) as transaction,
+            ):
                 cursor: Any = transaction.cursor()
                 prefix = _prefix(name)
                 there = cursor.set_range(prefix)
@@ -202,15 +238,19 @@ class LmdbEngine(Engine):
         shutil.rmtree(self.path, ignore_errors=True)
 
     def close(self) -> None:
-        """As `Engine.close`."""
+        """As `Engine.close`; who reads or writes now goes on to the end."""
         with self._opening:
-            self._forget()
+            self._let_go()
 
-    def _forget(self) -> None:
-        environment, self._environment = self._environment, None
-        # A forked process must not close what its parent opened.
-        if environment is not None and self._process == os.getpid():
-            environment.close()
+
+@dataclass
+class _Opened:
+    """An open environment: its file, the process that opened it, and how many use it now."""
+
+    environment: lmdb.Environment
+    file: tuple[int, int] | None
+    process: int
+    users: int = 0
 
 
 # One LMDB database holds all tables: handles of several could only be opened by writing.

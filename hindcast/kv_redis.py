@@ -32,11 +32,12 @@ LOCK_SECONDS = 60.0
 class RedisEngine(Engine):
     """Tables under `prefix` on the server at `url`; a call fails after `timeout` seconds."""
 
+    takes_back = False
+
     def __init__(self, url: str, prefix: str, timeout: float) -> None:
         """Nothing is asked of the server yet."""
         self._prefix = prefix
         self._timeout = timeout
-        self._shown = url.rpartition("@")[2]  # never a password
         try:
             self._pool = redis.ConnectionPool.from_url(
                 url,
@@ -45,10 +46,14 @@ class RedisEngine(Engine):
                 # once, for a connection that the server had closed; not for one that hangs
                 retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
             )
-        except ValueError as error:
+        except ValueError:  # its text may hold the password
             raise HindcastError(
-                f"{self._shown} is no Redis URL ({error}). Expected redis://host:port/0."
-            ) from error
+                "the `url` of the online store is no Redis URL. Expected redis://host:port/0; in a "
+                "password, characters such as / # ? @ must be percent-encoded."
+            ) from None
+        known = self._pool.connection_kwargs
+        server = known.get("path") or f"{known.get('host')}:{known.get('port')}"
+        self._shown = f"{server}/{known.get('db', 0)}"  # and never a password
         self._client = redis.Redis(connection_pool=self._pool)
 
     def _rows_of(self, table: str) -> str:
@@ -139,7 +144,10 @@ class _RedisWriter(Writer):
             self._client.hdel(self._name, *gone[start : start + CHUNK])
 
     def scan(self) -> Iterator[tuple[bytes, bytes]]:
-        yield from self._client.hscan_iter(self._name, count=CHUNK)
+        for number, item in enumerate(self._client.hscan_iter(self._name, count=CHUNK)):
+            if number % CHUNK == 0:
+                self._still_mine()
+            yield item
 
     def count(self) -> int:
         return int(self._client.hlen(self._name))

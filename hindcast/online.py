@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from feast import FeatureStore, FeatureView, Field, OnDemandFeatureView
-from feast.errors import FeatureServiceNotFoundException
+from feast.errors import FeatureServiceNotFoundException, FeatureViewNotFoundException
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.types import FeastType
 from feast.value_type import ValueType
@@ -152,7 +152,13 @@ class OnlineReader:
         on_demand = {view.name: view for view in store.list_on_demand_feature_views()}
         for projection in projections:
             if projection.name not in on_demand:
-                view = store.get_feature_view(projection.name).with_projection(projection)
+                try:
+                    view = store.get_feature_view(projection.name).with_projection(projection)
+                except FeatureViewNotFoundException as error:
+                    raise MissingInputError(
+                        f"feature service {service} names {projection.name}, which Feast does not "
+                        "know: run `feast apply`."
+                    ) from error
                 self._add_read(view, [(f.name, f.dtype) for f in projection.features])
         for projection in projections:
             if projection.name in on_demand:
@@ -185,6 +191,11 @@ class OnlineReader:
         )
 
     def _add_on_demand(self, view: OnDemandFeatureView) -> None:
+        if view.write_to_online_store:
+            raise RetrievalError(
+                f"on-demand view {view.name} is written to the online store, and not computed on "
+                "demand. Read its service by get_online_features."
+            )
         inputs = []
         for source in view.source_feature_view_projections.values():
             name = source.name_to_use()
@@ -236,10 +247,16 @@ class OnlineReader:
             state = self._state(read, description)
             answer.as_of[read.name] = state.until
             answer.snapshots[read.name] = state.snapshot
-            stored[read.name] = self._take(read, asked, rows, state, answer)
+            known = rows if description is not None else [None] * len(rows)
+            stored[read.name] = self._take(read, asked, known, state, answer)
         for view in self._on_demand:
             self._compute(view, columns, stored, answer)
         return answer
+
+    @property
+    def ttls(self) -> dict[str, timedelta]:
+        """The TTL of every view that is read, by the name it is read under; zero is unlimited."""
+        return {name: read.view.ttl or timedelta(0) for name, read in self._reads.items()}
 
     def check(self) -> None:
         """Raise OnlineStoreUnavailableError if the store cannot be read now."""
@@ -280,7 +297,7 @@ class OnlineReader:
         if description is None:
             return _State(None, None, None, [])
         cached = self._states.get((read.name, description))
-        if cached is None:
+        if cached is None or cached.until is None:  # T may be in the registry, and move there
             state, layouts = read_state(description)
             oldest = oldest_to_serve(read.view, state, self._store.registry, self._config.project)
             cached = self._states[read.name, description] = _State(

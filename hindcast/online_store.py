@@ -40,7 +40,6 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 from feast import Entity, FeatureView
-from feast.feature_view import DUMMY_ENTITY_ID
 from feast.infra.online_stores.helpers import compute_table_id
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.registry.base_registry import BaseRegistry
@@ -116,7 +115,13 @@ _write_state = msgspec.msgpack.Encoder().encode
 @lru_cache(maxsize=1024)
 def read_state(description: bytes) -> tuple[TableState, tuple[Layout, ...]]:
     """A table's description as it is kept. Raises OnlineStoreUnavailableError for another form."""
-    state = msgspec.msgpack.decode(description, type=TableState)
+    try:
+        state = msgspec.msgpack.decode(description, type=TableState)
+    except msgspec.DecodeError as error:
+        raise OnlineStoreUnavailableError(
+            "what the online store says of a view cannot be read: fill it anew with `feast "
+            "materialize` and a start."
+        ) from error
     if state.form != FORM:
         raise OnlineStoreUnavailableError(
             "the online store was filled by another version of Hindcast, whose rows are of another "
@@ -209,6 +214,10 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast is untyped
         if progress:
             progress(len(data))
 
+    def takes_back(self, config: RepoConfig) -> bool:
+        """Whether a load that fails leaves everything as it was."""
+        return self.engine(config).takes_back
+
     def materialized_from(self, config: RepoConfig, view: FeatureView) -> TableState:
         """What is known of a view's last materialization."""
         with self.engine(config).writing(table_name(config, view)) as writer:
@@ -226,12 +235,18 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast is untyped
     ) -> Loaded:
         """Make the view's rows of a period what the batches say: each entity's newest row in it.
 
-        `origin` is what they were read from: the stamp of the source and the snapshot's id. Raises
-        TiesError if there are more rows than `entities`.
+        `origin` is what they were read from: the stamp of the source, None if the period is not all
+        that could be served, and the snapshot's id. Raises TiesError if there are more rows than
+        `entities`, RetrievalError for values that their type cannot hold.
         """
         layout = Layout.of_fields(view.features)
-        keys = [name for name in view.join_keys if name != DUMMY_ENTITY_ID] or [DUMMY_ENTITY_ID]
-        times = (view.batch_source.timestamp_field, view.batch_source.created_timestamp_column)
+        keys = {column.name: column.dtype.to_value_type() for column in view.entity_columns}
+        source = view.batch_source
+        named = source.field_mapping.get
+        times = (
+            named(source.timestamp_field, source.timestamp_field),
+            named(source.created_timestamp_column, source.created_timestamp_column),
+        )
         start, end = NEVER if period[0] is None else micros(period[0]), micros(period[1])
         done, seen = Loaded(), array("q")
         with self.engine(config).writing(table_name(config, view)) as writer:
@@ -365,6 +380,7 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast is untyped
             views, asked, self.engine(config).read(wanted), strict=True
         ):
             state, layouts = read_state(description) if description else (TableState(), ())
+            rows = rows if description else [None] * len(rows)
             oldest = oldest_to_serve(view, state, _registry_of_request.get(), config.project)
             found = iter(rows)
             answer.append(

@@ -26,7 +26,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.type_map import feast_value_type_to_python_type, python_values_to_proto_values
 from feast.value_type import ValueType
 
-from hindcast.errors import EntityKeyError
+from hindcast.errors import EntityKeyError, RetrievalError
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -157,11 +157,21 @@ class Layout:
         return [(n, t.name) for n, t in zip(self.names, self.types, strict=True)]
 
     def columns(self, batch: pa.RecordBatch) -> list[list[Any]]:
-        """The batch's features as what is stored, one list a feature."""
-        return [
-            _stored_column(batch.column(name), kind)
-            for name, kind in zip(self.names, self.kinds, strict=True)
-        ]
+        """The batch's features as what is stored, one list a feature.
+
+        Raises RetrievalError, naming the feature, for values that its type cannot hold.
+        """
+        stored = []
+        for name, value_type, kind in zip(self.names, self.types, self.kinds, strict=True):
+            column = batch.column(name)
+            try:
+                stored.append(_stored_column(column, kind))
+            except (pa.ArrowException, ArithmeticError, ValueError, TypeError) as error:
+                raise RetrievalError(
+                    f"feature {name} is {value_type.name}, and its column of {column.type} has "
+                    f"values that this cannot hold: {error}"
+                ) from error
+        return stored
 
     def of_protos(self, values: Mapping[str, Value]) -> list[Any]:
         """Feast's messages of one row as what is stored; a feature that is left out is NULL."""
@@ -176,12 +186,17 @@ def _stored_column(column: pa.Array, kind: Kind) -> list[Any]:
     if kind.arrow is not None and column.type != kind.arrow:
         narrows = pa.types.is_timestamp(kind.arrow) or pa.types.is_floating(kind.arrow)
         column = column.cast(kind.arrow, safe=not narrows)
-    if pa.types.is_timestamp(column.type):
-        return column.cast(pa.int64()).to_pylist()  # type: ignore[no-any-return]
-    if column.null_count == 0 and pa.types.is_primitive(column.type):
+    if kind.arrow is not None and pa.types.is_timestamp(kind.arrow):
+        us: list[Any] = column.cast(pa.int64()).to_pylist()
+        if (late := max((v for v in us if v is not None), key=abs, default=0)) and late:
+            instant(late)  # an infinity, or a year that Python has not
+        return us
+    store = kind.store
+    if store is None and column.null_count == 0 and pa.types.is_primitive(column.type):
         return column.to_numpy(zero_copy_only=False).tolist()  # type: ignore[no-any-return]
     values: list[Any] = column.to_pylist()
-    store = kind.store
+    if kind.proto.endswith("_list_val") and any(v is not None and None in v for v in values):
+        raise ValueError("a list has a NULL in it")
     if store is None:
         return values
     return [None if value is None else store(value) for value in values]
@@ -295,15 +310,40 @@ def key_of_proto(key: EntityKey) -> bytes | None:
     return pack_key(parts)
 
 
-def key_columns(batch: pa.RecordBatch, keys: Sequence[str]) -> list[bytes]:
-    """The bytes of each row's entity key; the columns hold no NULL."""
+def key_columns(batch: pa.RecordBatch, keys: Mapping[str, ValueType]) -> list[bytes]:
+    """The bytes of each row's entity key; the columns hold no NULL.
+
+    Raises RetrievalError for a column that is not of its key's type.
+    """
     columns = []
-    for name in sorted(keys):
+    for name, value_type in sorted(keys.items()):
         column = batch.column(name)
-        if pa.types.is_timestamp(column.type):  # Feast's key has whole seconds
-            column = column.cast(pa.timestamp("s", column.type.tz), safe=False).cast(pa.int64())
+        wanted = KINDS[value_type].arrow if value_type in _KEY_TYPES else None
+        alike = next((is_ for is_ in _ALIKE if wanted is not None and is_(wanted)), None)
+        if wanted is None or alike is None or not alike(column.type):
+            raise RetrievalError(
+                f"join key {name} is {value_type.name}, and its column is {column.type}. Cast the "
+                "column to the key's type, or declare the key of the column's."
+            )
+        try:
+            column = column.cast(wanted)
+            if pa.types.is_timestamp(wanted):  # Feast's key has whole seconds
+                column = column.cast(pa.timestamp("s", "UTC")).cast(pa.int64())
+        except pa.ArrowInvalid as error:
+            raise RetrievalError(
+                f"join key {name} is {value_type.name}, which cannot hold all of its column: "
+                f"{error}"
+            ) from error
         columns.append(column.to_pylist())
     return pack_keys(zip(*columns, strict=True))
+
+
+_ALIKE = (
+    pa.types.is_integer,
+    lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind),
+    lambda kind: pa.types.is_binary(kind) or pa.types.is_large_binary(kind),
+    pa.types.is_timestamp,
+)
 
 
 def pack_keys(parts: Iterable[Sequence[Any]]) -> list[bytes]:

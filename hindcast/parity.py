@@ -8,6 +8,7 @@ NULL only. Not for comparing models or predictions.
 """
 
 import math
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -127,9 +128,8 @@ class Parity:
         counts = self.features.setdefault(feature, Counts())
         worst = self.examples.setdefault(feature, [])
         for row, when, served, joined, old in zip(rows, at, online, offline, stale, strict=True):
-            served, joined = _value(served), _value(joined)
             self.nulls += joined is None
-            if type(served) is type(joined) and served == joined:
+            if _same(served, joined):
                 kind = "stale" if old and served is not None else "matched"
             elif served is None or joined is None:
                 kind = "missing" if served is None else "extra"
@@ -155,7 +155,7 @@ def compare(
     """
     service = _service(store, service_name)
     _refuse_other_instants(store, service, at)
-    reader = OnlineReader(store, service_name)
+    reader = OnlineReader(store, service_name, full_feature_names=True)
     inputs = [*reader.keys, *reader.request]
     columns = ", ".join(map(quote, inputs))
     limit = "" if rows is None else f" limit {rows}"
@@ -164,7 +164,7 @@ def compare(
     instants = [at] * asked.num_rows
     outcome = Parity((at, at), asked.num_rows)
     joined = _join(store, service, asked, instants)
-    ages = _stale(store, reader, served, at)
+    ages = _stale(reader, served, at)
     entities = asked.to_pylist()
     for name, spec in reader.features.items():
         outcome.add(
@@ -172,7 +172,7 @@ def compare(
             entities,
             instants,
             served.values[name],
-            joined[name].to_pylist(),
+            _joined(joined, name, spec.view in reader.ttls),
             ages.get(spec.view, [False] * asked.num_rows),
         )
     return outcome
@@ -196,10 +196,10 @@ def compare_log(
             f"feature service {service_name} has no log: give its exposure `log: <folder>` under "
             "meta.feature_service, then `dbt parse` and `feast apply`."
         )
-    reader = OnlineReader(store, service_name)
+    reader = OnlineReader(store, service_name, full_feature_names=True)
     logged = _logged(store, service, rows, since)
     needed = [*reader.keys, *reader.request, AS_OF, SNAPSHOT]
-    needed += [f"{spec.view}__{name}" for name, spec in reader.features.items()]
+    needed += reader.features
     missing = [name for name in needed if name not in logged.column_names]
     if missing:
         raise HindcastError(
@@ -223,14 +223,15 @@ def compare_log(
         joined = _join(on, service, asked, instants)
         entities = asked.to_pylist()
         for name, spec in reader.features.items():
-            column = f"{spec.view}__{name}"
+            is_stored = spec.view in reader.ttls
+            ttl = reader.ttls.get(spec.view, timedelta(0))
             outcome.add(
-                column,
+                name,
                 entities,
                 instants,
-                part[column].to_pylist(),
-                joined[name].to_pylist(),
-                _stale_logged(store, spec.view, part, f"{column}__timestamp", instants),
+                part[name].to_pylist(),
+                _joined(joined, name, is_stored),
+                _stale_logged(ttl, part, f"{name}__timestamp", instants),
             )
     return outcome
 
@@ -251,7 +252,15 @@ def _join(
     """The features of the rows, each at its instant."""
     times = pa.array(at, pa.timestamp("us", tz="UTC"))
     spine = asked.append_column("event_timestamp", times)
-    return store.get_historical_features(entity_df=spine, features=service).to_arrow()
+    return store.get_historical_features(
+        entity_df=spine, features=service, full_feature_names=True
+    ).to_arrow()
+
+
+def _joined(table: pa.Table, name: str, is_stored: bool) -> list[Any]:
+    """A joined column; a NaN of an on-demand feature is its NULL."""
+    values: list[Any] = table[name].to_pylist()
+    return values if is_stored else [None if v != v else v for v in values]
 
 
 def _logged(
@@ -284,29 +293,18 @@ def _opened_on(
     return opened
 
 
-def _ttl(store: FeatureStore, view: str) -> timedelta:
-    """A view's TTL; 0 where there is none."""
-    on_demand = {found.name for found in store.list_on_demand_feature_views()}
-    return timedelta(0) if view in on_demand else store.get_feature_view(view).ttl or timedelta(0)
-
-
-def _stale(
-    store: FeatureStore, reader: OnlineReader, served: OnlineRows, at: datetime
-) -> dict[str, list[bool]]:
+def _stale(reader: OnlineReader, served: OnlineRows, at: datetime) -> dict[str, list[bool]]:
     """By view, whether each row's time is before T - ttl."""
     stale = {}
     for view, times in served.event_us.items():
-        ttl = _ttl(store, view)
+        ttl = reader.ttls[view]
         oldest = micros(at - ttl)
         stale[view] = [bool(ttl) and us is not None and us < oldest for us in times]
     return stale
 
 
-def _stale_logged(
-    store: FeatureStore, view: str, part: pa.Table, times: str, at: Sequence[datetime]
-) -> list[bool]:
+def _stale_logged(ttl: timedelta, part: pa.Table, times: str, at: Sequence[datetime]) -> list[bool]:
     """Whether each row's logged time is before T - ttl."""
-    ttl = _ttl(store, view)
     if not ttl or times not in part.column_names:
         return [False] * part.num_rows
     known = part[times].to_pylist()
@@ -316,9 +314,15 @@ def _stale_logged(
     ]
 
 
-def _value(value: Any) -> Any:
-    """A NaN of an on-demand feature is its NULL."""
-    return None if isinstance(value, float) and math.isnan(value) else value
+def _same(one: Any, other: Any) -> bool:
+    """Equal to the last bit, and of one type."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, float):
+        return struct.pack("<d", one) == struct.pack("<d", other) or (one != one and other != other)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other)
 
 
 def _refuse_other_instants(store: FeatureStore, service: FeatureService, at: datetime) -> None:

@@ -79,11 +79,11 @@ def test_each_kind_of_difference_is_counted_by_feature_and_the_worst_comes_first
     spoil(store, "c", n=4, rate=math.nextafter(0.1, 1.0))
     spoil(store, "d", n=7, rate=1)
     found = parity.compare(store, "all", "spine", T0, None)
-    counts = found.features["n"]
+    counts = found.features["v__n"]
     assert (counts.mismatched, counts.missing, counts.extra, counts.matched) == (2, 1, 1, 1)
-    worst = [miss.row["key"] for miss in found.examples["n"]]
+    worst = [miss.row["key"] for miss in found.examples["v__n"]]
     assert worst == ["b", "d", "a"]  # what has no distance, then by distance
-    assert found.features["rate"].mismatched == 2  # the last bit counts, and 1 is not 1.0
+    assert found.features["v__rate"].mismatched == 2  # the last bit counts, and 1 is not 1.0
     assert found.as_dict()["wrong"] == found.wrong == 6
 
 
