@@ -24,6 +24,8 @@ import lmdb
 from hindcast.errors import OnlineStoreUnavailableError
 
 Rows = list[bytes | None]
+WAIT = 5.0
+"""Seconds that a reader waits for others to leave a store that was replaced."""
 
 
 class Writer(ABC):
@@ -94,7 +96,6 @@ class LmdbEngine(Engine):
 
     _engines: ClassVar[dict[str, LmdbEngine]] = {}
     _lock: ClassVar[threading.Lock] = threading.Lock()
-    _of_parents: ClassVar[list[Any]] = []
 
     @classmethod
     def at(cls, path: Path, size_limit: int) -> LmdbEngine:
@@ -107,31 +108,38 @@ class LmdbEngine(Engine):
         self.path, self.size_limit = path, size_limit
         self._data = str(path / "data.mdb")
         self._opened: _Opened | None = None
-        self._opening = threading.Lock()
+        self._changed = threading.Condition()
 
     @contextmanager
     def _using(self, create: bool) -> Iterator[lmdb.Environment]:
-        """The environment, opened anew when its file was replaced or the process forked.
-
-        One that is let go of is closed when nobody uses it any more.
-        """
-        with self._opening:
+        """The environment, opened anew when its file was replaced or the process forked."""
+        with self._changed:
             opened = self._current(create)
             opened.users += 1
         try:
             yield opened.environment
         finally:
-            with self._opening:
+            with self._changed:
                 opened.users -= 1
-                if opened is not self._opened:
+                if opened.users == 0 and (opened.is_ending or opened is not self._opened):
                     self._end(opened)
+                self._changed.notify_all()
 
     def _current(self, create: bool) -> _Opened:
         stamp = self._stamp()
         opened = self._opened
         if opened is not None and opened.file == stamp and opened.process == os.getpid():
             return opened
-        self._let_go()
+        if opened is not None and opened.process == os.getpid():
+            # of a directory, LMDB takes one environment at a time
+            if not self._changed.wait_for(lambda: opened.users == 0, WAIT):
+                raise OnlineStoreUnavailableError(
+                    f"the online store {self.path.name} was replaced while it is being written."
+                )
+            if self._opened is not opened:
+                return self._current(create)
+        if opened is not None:
+            self._end(opened)  # in a fork: this process's copy, the parent goes on with its own
         if stamp is None and not create:
             raise OnlineStoreUnavailableError(
                 f"the online store {self.path.name} is not there. `feast materialize` fills it."
@@ -147,16 +155,11 @@ class LmdbEngine(Engine):
         self._opened = _Opened(environment, self._stamp(), os.getpid())
         return self._opened
 
-    def _let_go(self) -> None:
-        opened, self._opened = self._opened, None
-        if opened is not None:
-            self._end(opened)
-
     def _end(self, opened: _Opened) -> None:
-        if opened.process != os.getpid():
-            self._of_parents.append(opened)  # not to be closed by a child, nor by its garbage
-        elif opened.users == 0:
-            opened.environment.close()
+        """Close what nobody uses."""
+        opened.environment.close()
+        if self._opened is opened:
+            self._opened = None
 
     def _stamp(self) -> tuple[int, int] | None:
         """Which file the directory holds now, None if there is none."""
@@ -173,8 +176,7 @@ class LmdbEngine(Engine):
         try:
             return self._read(wanted)
         except lmdb.MapResizedError:  # by a process with a greater `size_limit`
-            with self._opening:
-                self._let_go()
+            self.close()
             return self._read(wanted)
 
     def _read(
@@ -239,8 +241,12 @@ class LmdbEngine(Engine):
 
     def close(self) -> None:
         """As `Engine.close`; who reads or writes now goes on to the end."""
-        with self._opening:
-            self._let_go()
+        with self._changed:
+            opened = self._opened
+            if opened is not None and opened.process == os.getpid():
+                opened.is_ending = True
+                if opened.users == 0:
+                    self._end(opened)
 
 
 @dataclass
@@ -251,6 +257,7 @@ class _Opened:
     file: tuple[int, int] | None
     process: int
     users: int = 0
+    is_ending: bool = False
 
 
 # One LMDB database holds all tables: handles of several could only be opened by writing.

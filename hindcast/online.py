@@ -247,7 +247,7 @@ class OnlineReader:
             state = self._state(read, description)
             answer.as_of[read.name] = state.until
             answer.snapshots[read.name] = state.snapshot
-            known = rows if description is not None else [None] * len(rows)
+            known = rows if description else [None] * len(rows)
             stored[read.name] = self._take(read, asked, known, state, answer)
         for view in self._on_demand:
             self._compute(view, columns, stored, answer)
@@ -294,7 +294,7 @@ class OnlineReader:
         return checked, count
 
     def _state(self, read: _Read, description: bytes | None) -> _State:
-        if description is None:
+        if not description:
             return _State(None, None, None, [])
         cached = self._states.get((read.name, description))
         if cached is None or cached.until is None:  # T may be in the registry, and move there
