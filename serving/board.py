@@ -22,9 +22,9 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from serving import search
-from serving.requests import Flight, RequestError, RowError
+from serving.intime import EPOCH
+from serving.requests import Flight, RequestError
 from serving.schedule import Scheduled
-from serving.scorer import EPOCH
 from serving.service import Service
 
 ASSIGNED = timedelta(hours=3)
@@ -123,21 +123,16 @@ class Boards:
         horizon = scorer.bundle.horizon
         until = now + timedelta(hours=hours)
         schedule = scorer.schedule
-        listed, complete = [], []
-        for flight in schedule.departing(now + horizon, until + horizon):
-            asked = scorer.complete(self._asked(flight, now))
-            if not isinstance(asked, RowError):
-                listed.append(flight)
-                complete.append(asked)
-        found = [self._told(flight, now) for flight in listed]
-        if complete:
-            scored = self._service.score(complete, request_id)
-            for told, p, flag in zip(found, scored.p, scored.flags, strict=True):
-                told |= {"probability": p, "flag": flag}
+        listed = schedule.departing(now + horizon, until + horizon)
+        scored = self._service.score([self._asked(flight, now) for flight in listed], request_id)
+        found = [
+            self._told(listed[i], now) | {"probability": p, "flag": flag}
+            for i, p, flag in zip(scored.places, scored.p, scored.flags, strict=True)
+        ]
         later = schedule.departing(until + horizon, datetime.max.replace(tzinfo=now.tzinfo))
         return {
             "request_id": request_id,
-            **scorer.header(),
+            **scorer.header(scored),
             "stale": self._stale(),
             "from": now,
             "until": until,

@@ -50,7 +50,8 @@ class Flight(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             Instant,
             Meta(
                 description="T, the instant of the prediction. Left out: the model's horizon "
-                "before departure, or the instant the features stand at if that is later."
+                "before departure; or the instant the features stand at, if that is later or a "
+                "feature would be past its TTL by T."
             ),
         ]
         | None

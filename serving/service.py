@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -23,9 +23,10 @@ from serving import schedule as schedules
 from serving.answers import AnswerLog
 from serving.bundle import Bundle, MisfitError
 from serving.guard import Guard
+from serving.intime import micros
 from serving.metrics import Metrics
 from serving.requests import Asked, Flight, RowError
-from serving.scorer import EPOCH, Clock, Scored, Scorer, StoreAwayError
+from serving.scorer import Clock, Scored, Scorer, StoreAwayError
 from serving.words import Explainer
 from training.dataset import open_store
 
@@ -73,7 +74,6 @@ class Service:
             explainer(self.bundle, self.store, reader),
             tell,
         )
-        self.ttl = ttls(self.store, reader)
         self.metrics = Metrics(list(reader.features))
         self.log = self._open_log(reader)
         self.misfit: MisfitError | None = None
@@ -113,36 +113,32 @@ class Service:
             LogFullError: the log cannot take the answer.
             MisfittedError: features were registered that the model was not trained on.
         """
-        completed = [
-            f if isinstance(f, RowError) else self.scorer.complete(f) for f in asked.flights
-        ]
-        flights = [flight for flight in completed if isinstance(flight, Flight)]
-        answers: Iterator[dict[str, Any]] = iter(())
-        if flights:
-            scored = self.score(flights, request_id)
-            answers = iter(self.scorer.results(scored, asked.features, asked.reasons))
-        results = [
-            next(answers)
-            if isinstance(flight, Flight)
-            else {"error": {"index": i, "code": flight.code, "message": flight.message}}
-            for i, flight in enumerate(completed)
-        ]
-        return {"request_id": request_id, **self.scorer.header(), "results": results}
+        scored = self.score(asked.flights, request_id)
+        answers = self.scorer.results(scored, asked.features, asked.reasons)
+        results: dict[int, dict[str, Any]] = dict(zip(scored.places, answers, strict=True))
+        for i, error in scored.errors.items():
+            results[i] = {"error": {"index": i, "code": error.code, "message": error.message}}
+        return {
+            "request_id": request_id,
+            **self.scorer.header(scored),
+            "results": [results[i] for i in range(len(asked.flights))],
+        }
 
-    def score(self, flights: list[Flight], request_id: str) -> Scored:
-        """Score complete flights, count them and log them. Raises as `answer` does."""
+    def score(self, asked: Sequence[Flight | RowError], request_id: str) -> Scored:
+        """Score flights, count them and log them. Raises as `answer` does."""
         if self.misfit is not None:
             raise MisfittedError(
                 "the registered features do not fit the model any more; see /readyz"
             )
         if self.log is not None:
-            self.log.require_room(len(flights))
-        scored = self.scorer.score(flights)
+            self.log.require_room(len(asked))
+        scored = self.scorer.score(asked)
+        if not scored.flights:
+            return scored
         now = self.clock.now()
-        now_us = (now - EPOCH) // timedelta(microseconds=1)
-        self.metrics.served(scored.rows.values, scored.p, scored.rows.event_us, now_us)
         if self.log is not None:
             self.log.append(scored, request_id, now)
+        self.metrics.served(scored.rows.values, scored.p, scored.rows.event_us, micros(now))
         return scored
 
     # --- readiness ----------------------------------------------------------------------
@@ -161,8 +157,9 @@ class Service:
     def stale(self) -> list[str]:
         """The views whose features are older than their TTL now, or were never filled."""
         now, found = self.clock.now(), []
+        known = self.scorer.reader.ttls
         for view, at in self.scorer.as_of.items():
-            ttl = self.ttl[view]
+            ttl = known.get(view)  # None: another thread has just taken over another registry
             if at is None:
                 found.append(f"{view} was never materialized")
             elif ttl and now - at > ttl:
@@ -180,7 +177,7 @@ class Service:
             "created_at": bundle.manifest.get("created_at"),
             "feature_service": bundle.service,
             "trained_on_snapshot": bundle.snapshot,
-            "snapshot": scorer.snapshot,
+            "snapshot": scorer.stands.snapshot,
             "threshold": bundle.threshold,
             "base_rate": bundle.base_rate,
             "horizon_min": bundle.horizon / timedelta(minutes=1),
@@ -188,7 +185,8 @@ class Service:
             "answers_are_logged": self.log is not None,
             "as_of": scorer.as_of,
             "ttl_min": {
-                view: ttl / timedelta(minutes=1) if ttl else None for view, ttl in self.ttl.items()
+                view: ttl / timedelta(minutes=1) if ttl else None
+                for view, ttl in scorer.reader.ttls.items()
             },
             "views": {
                 view.name: " ".join(view.description.split())
@@ -239,7 +237,7 @@ class Service:
             reader.close()
             return
         before, self.scorer.reader = self.scorer.reader, reader
-        self.store, self.ttl, self.misfit = store, ttls(store, reader), None
+        self.store, self.misfit = store, None
         before.close()
 
     def _registry_stamp(self) -> Any:
@@ -256,17 +254,6 @@ class Service:
         if self.log is not None:
             self.log.close()
         self.scorer.reader.close()
-
-
-def ttls(store: FeatureStore, reader: OnlineReader) -> dict[str, timedelta]:
-    """The TTL of each feature view that the store holds; zero is unlimited."""
-    on_demand = {view.name for view in store.list_on_demand_feature_views()}
-    names = dict.fromkeys(spec.view for spec in reader.features.values())
-    return {
-        name: store.get_feature_view(name).ttl or timedelta(0)
-        for name in names
-        if name not in on_demand
-    }
 
 
 def explainer(bundle: Bundle, store: FeatureStore, reader: OnlineReader) -> Explainer:

@@ -1,5 +1,6 @@
 """The small project of the training tests, with a model trained on it and a running service."""
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,3 +62,17 @@ def client(start: Callable[..., Service]) -> Iterator[Client]:
     """A client of a running service that nobody breaks."""
     with running(start()) as made:
         yield made
+
+
+@pytest.fixture
+def copy(project: Project, tmp_path: Path) -> Path:
+    """The small project, to be broken. Gives its root."""
+    root = tmp_path / "project"
+    shutil.copytree(project.path, root, symlinks=True, ignore=shutil.ignore_patterns("log"))
+    return root
+
+
+@pytest.fixture
+def on_copy(start: Callable[..., Service], copy: Path) -> Callable[..., Service]:
+    """Makes a service on the copy."""
+    return lambda **options: start(repo=copy / "feature_repo", **options)

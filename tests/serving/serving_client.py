@@ -3,7 +3,8 @@
 import http.client
 import json
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -95,3 +96,11 @@ def running(service: Service) -> Iterator[Client]:
     finally:
         server.should_exit = True
         thread.join(20)
+
+
+def until(true: Callable[[], bool], seconds: float = 15.0) -> None:
+    """Wait for something that is about to happen."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)

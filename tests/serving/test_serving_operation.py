@@ -20,8 +20,8 @@ import pytest
 from feast import FeatureStore, Field
 from feast.feature_logging import FeatureServiceLoggingSource
 from feast.types import Float64, Int64
-from serving_client import FLIGHT, HOUR, Client, running
-from training_project import STANDS_AT, Project, publish
+from serving_client import FLIGHT, HOUR, Client, running, until
+from training_project import STANDS_AT, publish
 from typer.testing import CliRunner
 
 from hindcast import parity
@@ -47,28 +47,6 @@ LOG_SCHEMA = {
     "__request_id": pa.string(),
     "__log_timestamp": pa.timestamp("us", "UTC"),
 }
-
-
-@pytest.fixture
-def copy(project: Project, tmp_path: Path) -> Path:
-    """The small project, to be broken. Gives its root."""
-    root = tmp_path / "project"
-    shutil.copytree(project.path, root, symlinks=True, ignore=shutil.ignore_patterns("log"))
-    return root
-
-
-@pytest.fixture
-def on_copy(start: Callable[..., Service], copy: Path) -> Callable[..., Service]:
-    """Makes a service on the copy."""
-    return lambda **options: start(repo=copy / "feature_repo", **options)
-
-
-def until(true: Callable[[], bool], seconds: float = 15.0) -> None:
-    """Wait for something that is about to happen."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
 
 
 # --- starting -----------------------------------------------------------------------------------
