@@ -64,7 +64,7 @@ at and came from, NULL if they differ."""
 
 
 class LogFullError(HindcastError):
-    """The log cannot be written and no more can wait."""
+    """The log takes no answer: it cannot be written and no more can wait, or it is closed."""
 
 
 Columns = tuple[tuple[Any, ...], ...]
@@ -137,6 +137,7 @@ class AnswerLog:
             LogFullError: there is none.
         """
         with self._changed:
+            self._require_open()
             if self._waiting + rows > MOST_WAITING:
                 self._changed.notify_all()
                 self._changed.wait_for(
@@ -148,8 +149,18 @@ class AnswerLog:
                     "logged; it goes on once there is room (the service's own log has the details)"
                 )
 
+    def _require_open(self) -> None:
+        if self._closing is not None:
+            raise LogFullError(
+                "the log of answers is closed, and no answer is given that is not logged; ask again"
+            )
+
     def append(self, scored: Scored, request_id: str, at: datetime) -> None:
-        """Take an answer. Returns at once."""
+        """Take an answer. Returns at once.
+
+        Raises:
+            LogFullError: the log was closed meanwhile.
+        """
         rows = scored.rows
         instants = set(rows.as_of.values())
         answer = _Answer(
@@ -165,6 +176,7 @@ class AnswerLog:
             rows.snapshot,
         )
         with self._changed:
+            self._require_open()
             self._answers.append(answer)
             self._waiting += len(scored.p)
             if self._waiting >= WRITE_AT:

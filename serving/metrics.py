@@ -50,13 +50,12 @@ class Metrics:
     """All metrics of one service."""
 
     def __init__(self, features: Sequence[str]) -> None:
-        """Count NULLs of these features."""
+        """Begin to count. NULLs of these features are told even before there is one."""
         self.latency, self.batch = Histogram(SECONDS), Histogram(FLIGHTS)
         self._scores = Histogram(SCORES)
         self._requests: Counter[int] = Counter()
         self._flights = 0
-        self._features = list(features)
-        self._nulls = [0] * len(self._features)
+        self._nulls = Counter(dict.fromkeys(features, 0))
         self._ages: dict[str, float] = {}
         self._log = (0, 0)
         self._registry = CollectorRegistry()
@@ -75,8 +74,8 @@ class Metrics:
     ) -> None:
         """Count the flights of one answer."""
         self._flights += len(p)
-        for i, name in enumerate(self._features):
-            self._nulls[i] += values[name].count(None)
+        for name, column in values.items():
+            self._nulls[name] += column.count(None)
         for score in p:
             self._scores.observe(score)
         for view, times in event_us.items():
@@ -101,7 +100,7 @@ class Metrics:
         nulls = CounterMetricFamily(
             "hindcast_feature_nulls", "Flights for which a feature was NULL.", labels=["feature"]
         )
-        for name, count in zip(self._features, self._nulls, strict=True):
+        for name, count in self._nulls.items():
             nulls.add_metric([name], count)
         yield nulls
         ages = GaugeMetricFamily(

@@ -149,7 +149,7 @@ class Scorer:
 
     # --- scoring ------------------------------------------------------------------------
 
-    def score(self, asked: Sequence[Flight | RowError]) -> Scored:
+    def score(self, asked: Sequence[Flight | RowError], reader: OnlineReader) -> Scored:
         """Complete flights, read their features and score them; one that cannot be fails alone.
 
         No flight is answered with a feature that became known after its T, or that training
@@ -159,7 +159,6 @@ class Scorer:
         Raises:
             StoreAwayError: the online store cannot be read now, or holds nothing.
         """
-        reader = self.reader
         complete, errors = _parted(
             {i: f if isinstance(f, RowError) else self.complete(f) for i, f in enumerate(asked)}
         )

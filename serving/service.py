@@ -33,6 +33,12 @@ from training.dataset import open_store
 WATCH_EVERY = 5.0  # seconds
 
 
+UNREADABLE = (
+    "the registry of features cannot be read now (the service's own log has the details); it is "
+    "tried again"
+)
+
+
 class MisfittedError(HindcastError):
     """What was registered since the start does not fit the model; nothing is answered."""
 
@@ -50,6 +56,14 @@ class Options:
     log: bool = True
 
 
+@dataclass(frozen=True)
+class _Answering:
+    """What answers now. Replaced as a whole: a log has the columns of its reader."""
+
+    reader: OnlineReader
+    log: AnswerLog | None
+
+
 class Service:
     """Answers for one model bundle. `close` writes what waits for the log."""
 
@@ -64,7 +78,7 @@ class Service:
         self.guard, self.clock = options.guard, Clock(options.stands_at)
         self.bundle = bundles.load(options.run)
         self.store = self._open()
-        self._registered = self._registry_stamp()
+        self._registered: Any = self._registry_stamp()
         reader = OnlineReader(self.store, self.bundle.service)
         self.scorer = Scorer(
             self.bundle,
@@ -75,8 +89,9 @@ class Service:
             tell,
         )
         self.metrics = Metrics(list(reader.features))
-        self.log = self._open_log(reader)
-        self.misfit: MisfitError | None = None
+        self._answering = _Answering(reader, self._open_log(self.store, reader))
+        self.misfit: list[str] = []
+        """Why nothing is answered with what is registered now; empty if all is well."""
         with contextlib.suppress(StoreAwayError):  # told already; it may come back
             self.scorer.look()
         self._stop = threading.Event()
@@ -87,10 +102,15 @@ class Service:
         settings = self.bundle.settings.but(snapshot="current")
         return open_store(settings.but(repo=str(self.options.repo or settings.repo)))
 
-    def _open_log(self, reader: OnlineReader) -> AnswerLog | None:
+    @property
+    def log(self) -> AnswerLog | None:
+        """Where answers are logged now."""
+        return self._answering.log
+
+    def _open_log(self, store: FeatureStore, reader: OnlineReader) -> AnswerLog | None:
         if not self.options.log:
             return None
-        service = self.store.get_feature_service(self.bundle.service)
+        service = store.get_feature_service(self.bundle.service)
         if service.logging_config is None:
             self.tell(
                 f"answers are not logged: feature service {service.name} says no place for it; "
@@ -98,7 +118,7 @@ class Service:
                 "and `feast apply`"
             )
             return None
-        return AnswerLog(self.store, service, self.bundle.id, reader, self.tell)
+        return AnswerLog(store, service, self.bundle.id, reader, self.tell)
 
     def _load_schedule(self) -> schedules.Schedule:
         return schedules.load(self.store.config, self.bundle.settings.spine, self.clock.now())
@@ -126,18 +146,19 @@ class Service:
 
     def score(self, asked: Sequence[Flight | RowError], request_id: str) -> Scored:
         """Score flights, count them and log them. Raises as `answer` does."""
-        if self.misfit is not None:
+        if self.misfit:
             raise MisfittedError(
                 "the registered features do not fit the model any more; see /readyz"
             )
-        if self.log is not None:
-            self.log.require_room(len(asked))
-        scored = self.scorer.score(asked)
+        answering = self._answering
+        if answering.log is not None:
+            answering.log.require_room(len(asked))
+        scored = self.scorer.score(asked, answering.reader)
         if not scored.flights:
             return scored
         now = self.clock.now()
-        if self.log is not None:
-            self.log.append(scored, request_id, now)
+        if answering.log is not None:
+            answering.log.append(scored, request_id, now)
         self.metrics.served(scored.rows.values, scored.p, scored.rows.event_us, micros(now))
         return scored
 
@@ -145,7 +166,7 @@ class Service:
 
     def not_ready(self) -> list[str]:
         """Why it should not be asked now; empty if it may be."""
-        reasons = list(self.misfit.differences) if self.misfit else []
+        reasons = list(self.misfit)
         try:
             self.scorer.look()
         except StoreAwayError as fault:
@@ -218,27 +239,42 @@ class Service:
                 self.tell(f"cannot look for a new snapshot or registry: {fault!r}")
 
     def refresh(self) -> None:
-        """Take over a new snapshot's schedule and a changed registry, if there are."""
+        """Take over a changed registry and a new snapshot's schedule, if there are.
+
+        What is registered and cannot be answered with is tried again each time.
+        """
+        try:
+            stamp = self._registry_stamp()
+            if stamp != self._registered:
+                self._reread_registry()
+                self._registered, self.misfit = stamp, []
+        except MisfitError as misfit:
+            self._refuse(misfit.differences, str(misfit))
+        except HindcastError as fault:
+            self._refuse([str(fault)], str(fault))
+        except Exception as fault:  # of Feast or of the registry's file: it names paths
+            self._refuse([UNREADABLE], f"the registry cannot be read: {fault!r}")
         if schedules.published_snapshot(self.store.config) != self.scorer.schedule.snapshot:
             self.scorer.schedule = self._load_schedule()
-        stamp = self._registry_stamp()
-        if stamp != self._registered:
-            self._registered = stamp
-            self._reread_registry()
+
+    def _refuse(self, reasons: list[str], told: str) -> None:
+        """Answer nothing until what is registered is another; the operator hears it once."""
+        if reasons != self.misfit:
+            self.tell(told)
+        self._registered, self.misfit = None, reasons
 
     def _reread_registry(self) -> None:
+        """Read with what is registered now. The engine below the readers is one and stays."""
         store = self._open()
         reader = OnlineReader(store, self.bundle.service)
-        try:
-            self.bundle.refuse_misfit(reader)
-        except MisfitError as misfit:
-            self.misfit = misfit
-            self.tell(str(misfit))
-            reader.close()
-            return
-        before, self.scorer.reader = self.scorer.reader, reader
-        self.store, self.misfit = store, None
-        before.close()
+        self.bundle.refuse_misfit(reader)
+        before = self._answering
+        is_same = reader.features == before.reader.features
+        log = before.log if is_same else self._open_log(store, reader)
+        self.store, self.scorer.reader = store, reader
+        self._answering = _Answering(reader, log)
+        if before.log is not None and log is not before.log:
+            before.log.close()
 
     def _registry_stamp(self) -> Any:
         """What changes when something is registered or materialized."""

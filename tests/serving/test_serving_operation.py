@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,11 +15,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
-from feast import FeatureStore, Field
+from feast import FeatureStore, Field, RequestSource
 from feast.feature_logging import FeatureServiceLoggingSource
+from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, Int64
 from serving_client import FLIGHT, HOUR, Client, running, until
 from training_project import STANDS_AT, publish
@@ -26,7 +29,7 @@ from typer.testing import CliRunner
 
 from hindcast import parity
 from hindcast.errors import MissingInputError
-from serving import __main__, answers, service
+from serving import __main__, answers, requests, service
 from serving.bundle import Bundle, MisfitError, load
 from serving.server import ListenError, listen
 from serving.service import Service
@@ -246,6 +249,76 @@ def test_features_registered_anew_are_compared_with_the_model_while_it_runs(
         assert client.result(FLIGHT) == before
 
 
+def test_a_registry_that_loses_the_service_or_cannot_be_read_is_told_and_tried_again(
+    on_copy: Callable[..., Service], copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "WATCH_EVERY", 0.1)
+    store = FeatureStore(repo_path=str(copy / "feature_repo"))
+    registered, file = store.get_feature_service("late_arrival"), copy / "data" / "registry.db"
+    with running(on_copy()) as client:
+
+        def reasons() -> list[str]:
+            until(lambda: client.get("/readyz").status == 503)
+            answer = client.score(FLIGHT)
+            assert (answer.status, answer.code) == (503, "model_does_not_fit")
+            return list(client.get("/readyz").json["reasons"])
+
+        before = client.result(FLIGHT)
+        store.delete_feature_service("late_arrival")
+        (reason,) = reasons()
+        assert reason.startswith("Feast knows no feature service late_arrival")
+        store.apply([registered])
+        until(lambda: client.get("/readyz").status == 200)
+        kept = file.read_bytes()
+        file.write_bytes(b"no registry")
+        assert reasons() == [service.UNREADABLE]
+        file.write_bytes(kept)
+        until(lambda: client.get("/readyz").status == 200)
+        assert client.result(FLIGHT) == before
+
+
+def test_a_feature_that_the_model_does_not_use_may_come_and_leave_under_load(
+    on_copy: Callable[..., Service], copy: Path
+) -> None:
+    store = FeatureStore(repo_path=str(copy / "feature_repo"))
+    source = RequestSource(name="block", schema=[Field(name="block_min", dtype=Float64)])
+
+    @on_demand_feature_view(
+        sources=[source], schema=[Field(name="block_h", dtype=Float64)], mode="pandas"
+    )
+    def flight_block(inputs: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({"block_h": inputs["block_min"] / 60})
+
+    store.apply([flight_block])
+    served = store.get_feature_service("late_arrival")
+    without = list(served.feature_view_projections)
+    more = [*without, store.get_on_demand_feature_view("flight_block").projection]
+    codes: list[int] = []
+    with running(on_copy(log=True)) as client:
+        done = threading.Event()
+
+        def ask() -> None:
+            while not done.is_set():
+                codes.append(client.score(FLIGHT).status)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        try:
+            for projections in (more, without, more, without):
+                served.feature_view_projections = projections
+                store.apply([served])
+                client.service.refresh()
+                told = client.result(FLIGHT, features=True)["features"]
+                codes.append(200)
+                assert ("block_h" in told) == (projections is more)
+        finally:
+            done.set()
+            asking.join()
+    assert set(codes) <= {200, 503}  # 503: its log was closed meanwhile
+    logged = ds.dataset(copy / "data" / "log", format="parquet").to_table()
+    assert logged.num_rows == codes.count(200)
+
+
 def test_a_new_snapshot_brings_its_schedule_without_a_restart(
     on_copy: Callable[..., Service], copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -349,6 +422,20 @@ def test_nothing_is_answered_that_cannot_be_logged_and_nothing_logged_twice(
         assert client.score(FLIGHT).status == 200
         assert "hindcast_log_written_total 10.0" in client.get("/metrics").body.decode()
     assert ds.dataset(copy / "data" / "log").count_rows() == 11
+
+
+def test_no_answer_is_given_once_its_log_is_closed(on_copy: Callable[..., Service]) -> None:
+    closed = on_copy(log=True)
+    asked = requests.decode(json.dumps({"flights": FLIGHT}).encode(), 1)
+    closed.answer(asked, "before")
+    assert closed.log is not None
+    scored = closed.scorer.score(asked.flights, closed.scorer.reader)
+    closed.close()
+    with pytest.raises(answers.LogFullError, match="closed"):
+        closed.answer(asked, "after")
+    with pytest.raises(answers.LogFullError, match="closed"):
+        closed.log.append(scored, "after", STANDS_AT)
+    assert (closed.log.written, closed.log.waiting) == (1, 0)
 
 
 # --- the command line ----------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def test_an_answer_says_where_the_features_of_its_own_read_stood(
 ) -> None:
     served = start()
     try:
-        scored = served.scorer.score([flight_of(FLIGHT)])
+        scored = served.scorer.score([flight_of(FLIGHT)], served.scorer.reader)
         served.scorer.stands = NOTHING_READ  # as another thread's read may leave it
         assert served.scorer.header(scored)["as_of"] == STANDS_AT
         assert served.scorer.header(scored)["snapshot"] == "first"
