@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,15 +88,41 @@ def _append_file(directory: Path, table: pa.Table, name: str) -> None:
         raise RetrievalError(f"{name} cannot be written to: {directory} holds no Parquet file yet.")
     parts = [part for part in files[0].relative_to(directory).parts[:-1] if "=" in part]
     schema = ds.dataset(directory, format="parquet", partitioning="hive").schema
-    ds.write_dataset(
-        _fitting(table, schema, name),
-        directory,
-        format="parquet",
-        basename_template=f"zzz-{time.time_ns():020}-{uuid4().hex}-{{i}}.parquet",
-        partitioning=[part.partition("=")[0] for part in parts] or None,
-        partitioning_flavor="hive" if parts else None,
-        existing_data_behavior="overwrite_or_ignore",
-    )
+    partitions = [part.partition("=")[0] for part in parts]
+    _add(directory, _fitting(table, schema, name), f"zzz-{_new_name()}", partitions)
+
+
+def _new_name() -> str:
+    """A name that sorts after those given before."""
+    return f"{time.time_ns():020}-{uuid4().hex}"
+
+
+def _add(directory: Path, rows: pa.Table | ds.Dataset, name: str, partitions: list[str]) -> None:
+    """Files beside those of a directory. They are written hidden, and seen once all are whole.
+
+    What fails leaves nothing; what is killed leaves a hidden folder that nobody reads.
+    """
+    unfinished, placed = directory / f".{uuid4().hex}", []
+    try:
+        ds.write_dataset(
+            rows,
+            unfinished,
+            format="parquet",
+            basename_template=f"{name}-{{i}}.unfinished",
+            partitioning=partitions or None,
+            partitioning_flavor="hive" if partitions else None,
+        )
+        for file in sorted(unfinished.rglob("*.unfinished")):
+            place = (directory / file.relative_to(unfinished)).with_suffix(".parquet")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file.rename(place)
+            placed.append(place)
+    except BaseException:
+        for place in placed:
+            place.unlink()
+        raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 @contextmanager
@@ -132,15 +159,8 @@ def log(config: RepoConfig, data: pa.Table | Path, destination: Any) -> None:
             f"cannot log to a {type(destination).__name__}. Expected a FileLoggingDestination."
         )
     rows = ds.dataset(data, format="parquet") if isinstance(data, Path) else data
-    ds.write_dataset(
-        rows,
-        writable(destination.path, config, "the log"),
-        format="parquet",
-        basename_template=f"{time.time_ns():020}-{uuid4().hex}-{{i}}.parquet",
-        partitioning=destination.partition_by or None,
-        partitioning_flavor="hive" if destination.partition_by else None,
-        existing_data_behavior="overwrite_or_ignore",
-    )
+    directory = writable(destination.path, config, "the log")
+    _add(directory, rows, _new_name(), list(destination.partition_by or []))
 
 
 def _fitting(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
@@ -164,11 +184,15 @@ def _write(path: Path, table: pa.Table, before: Path | None = None) -> None:
     """Write a file that comes into being whole: the rows of `before`, if given, and the table."""
     path = Path(os.path.realpath(path))
     unfinished = path.with_name(f".{path.name}.{uuid4().hex}")
-    with pq.ParquetWriter(unfinished, table.schema) as writer:
-        for batch in _batches(before):
-            writer.write_batch(batch)
-        writer.write_table(table)
-    os.replace(unfinished, path)
+    try:
+        with pq.ParquetWriter(unfinished, table.schema) as writer:
+            for batch in _batches(before):
+                writer.write_batch(batch)
+            writer.write_table(table)
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def _batches(path: Path | None) -> Iterator[pa.RecordBatch]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -237,6 +238,43 @@ def test_logs_are_added_as_new_files(lab: Lab, tmp_path: Path, partition_by) -> 
     logged = ds.dataset(tmp_path / "log", partitioning="hive").to_table()
     assert sorted(logged["departures"].to_pylist()) == [1, 2]
     assert sorted(logged["origin"].to_pylist()) == ["JFK", "LGA"]
+
+
+@contextmanager
+def disk_full_after(size: int) -> Iterator[None]:
+    """No file of this process may grow beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("partition_by", [None, ["origin"]])
+def test_a_log_that_the_disk_has_no_room_for_leaves_nothing(
+    lab: Lab, tmp_path: Path, partition_by
+) -> None:
+    destination = FileLoggingDestination(path=str(tmp_path / "log"), partition_by=partition_by)
+    small = rows(KEYED, ("JFK", NOON, 1))
+    log(lab, small, destination)
+    there = sorted((tmp_path / "log").rglob("*"))
+    many = rows(KEYED, *[("JFK", NOON + timedelta(seconds=i), i) for i in range(20_000)])
+    with disk_full_after(10_000), pytest.raises(OSError, match="File too large"):
+        log(lab, pa.concat_tables([small, many]), destination)
+    assert sorted((tmp_path / "log").rglob("*")) == there
+    log(lab, many, destination)
+    assert ds.dataset(tmp_path / "log").count_rows() == 20_001
+
+
+def test_a_pushed_file_that_the_disk_has_no_room_for_leaves_the_one_before(pushed) -> None:
+    lab, view, path = pushed
+    there, before = sorted(path.parent.iterdir()), path.read_bytes()
+    many = rows(KEYED, *[("JFK", NOON + timedelta(seconds=i), i) for i in range(20_000)])
+    with disk_full_after(10_000), pytest.raises(OSError, match="File too large"):
+        write(lab, view, many)
+    assert sorted(path.parent.iterdir()) == there
+    assert path.read_bytes() == before
 
 
 def test_a_log_of_this_machine_is_relative_to_the_feature_repository(lab: Lab) -> None:
