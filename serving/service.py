@@ -16,7 +16,7 @@ from typing import Any
 
 from feast import FeatureStore
 
-from hindcast.errors import HindcastError
+from hindcast.errors import HindcastError, OnlineStoreUnavailableError
 from hindcast.online import OnlineReader
 from serving import bundle as bundles
 from serving import schedule as schedules
@@ -176,14 +176,19 @@ class Service:
         return reasons + self.stale()
 
     def stale(self) -> list[str]:
-        """The views whose features are older than their TTL now, or were never filled."""
+        """The views whose features are older than their TTL now, or were never filled.
+
+        A view that was only ever pushed to stands at no instant; its rows are judged one by one
+        when they are used.
+        """
         now, found = self.clock.now(), []
-        known = self.scorer.reader.ttls
-        for view, at in self.scorer.as_of.items():
+        reader, as_of = self.scorer.reader, self.scorer.as_of
+        known = reader.ttls
+        if None in as_of.values():
+            found += [f"{view} was never filled: materialize it" for view in unfilled(reader)]
+        for view, at in as_of.items():
             ttl = known.get(view)  # None: another thread has just taken over another registry
-            if at is None:
-                found.append(f"{view} was never materialized")
-            elif ttl and now - at > ttl:
+            if at is not None and ttl and now - at > ttl:
                 found.append(
                     f"{view} stands at {at.isoformat()}, which is {now - at} before now; its TTL "
                     f"is {ttl}: materialize it"
@@ -290,6 +295,15 @@ class Service:
         if self.log is not None:
             self.log.close()
         self.scorer.reader.close()
+
+
+def unfilled(reader: OnlineReader) -> list[str]:
+    """The views of which nothing was ever stored; none are told if the store is away."""
+    reads = reader._reads.values()
+    with contextlib.suppress(OnlineStoreUnavailableError):
+        found = reader._engine.read([(read.table, ()) for read in reads])
+        return [read.name for read, (kept, _) in zip(reads, found, strict=True) if not kept]
+    return []
 
 
 def explainer(bundle: Bundle, store: FeatureStore, reader: OnlineReader) -> Explainer:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from feast import FeatureStore
+from feast import FeatureStore, FeatureView, Field
+from feast.on_demand_feature_view import on_demand_feature_view
+from feast.types import Float64, String
 from serving_client import FLIGHT, Client, running
 from training_project import STANDS_AT
 
@@ -64,6 +66,39 @@ def test_a_pushed_row_answers_no_t_before_it_became_known(
         assert results[1]["features"]["wind_mph"] != -99.0
         assert results[2]["features"]["wind_mph"] == results[4]["features"]["wind_mph"] == -99.0
         assert [instant(results[i]) for i in (1, 2, 4)] == [HOUR, 2 * HOUR, 2 * HOUR]
+
+
+def test_a_view_that_is_only_pushed_to_and_only_read_on_demand_is_ready_once_it_has_rows(
+    on_copy: Callable[..., Service], copy: Path
+) -> None:
+    store = FeatureStore(repo_path=str(copy / "feature_repo"))
+    gate = FeatureView(
+        name="gates",
+        entities=[store.get_entity("origin")],
+        ttl=TTL,
+        schema=[Field(name="origin", dtype=String), Field(name="queue", dtype=Float64)],
+        source=store.get_feature_view("origin_weather").batch_source,
+    )
+
+    @on_demand_feature_view(
+        sources=[gate], schema=[Field(name="queue_min", dtype=Float64)], mode="python"
+    )
+    def queues(inputs: dict[str, Any]) -> dict[str, Any]:
+        return {"queue_min": [None if each is None else 2 * each for each in inputs["queue"]]}
+
+    store.apply([gate, queues])
+    served = store.get_feature_service("late_arrival")
+    served.feature_view_projections.append(queues.projection)
+    store.apply([served])
+    with running(on_copy()) as client:
+        assert client.get("/readyz").json["reasons"] == ["gates was never filled: materialize it"]
+        row = {"origin": "JFK", "queue": 4.0, "known_at": STANDS_AT - HOUR}
+        store.write_to_online_store("gates", df=pd.DataFrame([row]))
+        assert client.get("/readyz").json == {"status": "ready", "reasons": []}
+        asked = leaving(4 * HOUR, HOUR)
+        assert client.result(asked, features=True)["features"]["queue_min"] == 8.0
+        assert client.get("/v1/model").json["ttl_min"]["gates"] == 360.0
+        assert client.errors(leaving(9 * HOUR, TTL - HOUR / 2)) == [(0, "features_expired")]
 
 
 def push(root: Path, origin: str, known_at: datetime) -> None:
