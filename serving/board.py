@@ -23,7 +23,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from serving import search
 from serving.intime import EPOCH
-from serving.requests import Flight, RequestError
+from serving.requests import EARLIEST, LATEST, Flight, RequestError
 from serving.schedule import Scheduled
 from serving.service import Service
 
@@ -64,6 +64,8 @@ class DeparturesQuery(Strict):
     start: AwareDatetime | None = Field(
         None,
         alias="from",
+        ge=EARLIEST,
+        lt=LATEST,
         description="Departing at or after this instant. Left out: where the features stand.",
     )
     hours: int = Field(24, ge=1, le=72, description="Departing within so many hours.")

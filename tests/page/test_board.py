@@ -100,6 +100,8 @@ def test_a_departure_is_found_by_its_id_and_a_strange_id_is_not(service: Running
         ("board", {"hour": 3}, "hour: Extra inputs are not permitted"),
         ("departures", {"from": "2013-12-20T15:00"}, "from: Input should have timezone info"),
         ("departures", {"from": "yesterday"}, "from: Input should be a valid datetime"),
+        ("departures", {"from": "9999-12-31T23:00:00Z", "hours": 72}, "from: Input should be less"),
+        ("departures", {"from": "0001-01-01T00:00:00+14:00"}, "from: Input should be greater"),
         ("departures", {"start": "2013-12-20T15:00Z"}, "start: Extra inputs are not permitted"),
         ("departures", {"limit": 201}, "limit: Input should be less than or equal to 200"),
         ("departures", {"hours": 73}, "hours: Input should be less than or equal to 72"),
