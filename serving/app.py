@@ -183,12 +183,14 @@ def build(service: Service) -> FastAPI:
 
     @app.exception_handler(Exception)
     async def failed(request: Request, fault: Exception) -> Response:
-        service.tell(f"{request.url.path} failed: {fault!r}")
-        return _error(500, "internal", INTERNAL)
+        request_id = uuid4().hex
+        service.tell(f"request {request_id} of {request.url.path} failed: {fault!r}")
+        return _error(500, "internal", INTERNAL, request_id)
 
     openapi.extend(app, service)
     return app
 
 
-def _error(status: int, code: str, message: str) -> Response:
-    return Response(told(code, message, uuid4().hex), status, media_type="application/json")
+def _error(status: int, code: str, message: str, request_id: str | None = None) -> Response:
+    body = told(code, message, request_id or uuid4().hex)
+    return Response(body, status, media_type="application/json")

@@ -250,11 +250,15 @@ def test_a_fault_of_the_service_tells_nothing_of_its_insides(
         raise RuntimeError("select * from /secret/path")
 
     with running(start()) as broken:
+        heard: list[str] = []
+        monkeypatch.setattr(broken.service, "tell", heard.append)
         monkeypatch.setattr(broken.service.scorer, "score", fail)
         monkeypatch.setattr(broken.service, "card", fail)
         for answer in (broken.score(FLIGHT), broken.get("/v1/model")):
             assert (answer.status, answer.code) == (500, "internal")
             assert not SECRETS.search(answer.body.decode())
+            (told,) = (line for line in heard if answer.json["request_id"] in line)
+            assert "/secret/path" in told
 
 
 # --- who may ask -------------------------------------------------------------------------------
