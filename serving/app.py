@@ -66,7 +66,7 @@ class ScoreEndpoint:
             status = 200
         except RequestError as fault:
             status, content = fault.status, told(fault.code, str(fault), request_id)
-            if status == 413:  # there may be more of the body than was read
+            if status in (408, 413):  # there may be more of the body than was read
                 more.append((b"connection", b"close"))
         except (StoreAwayError, LogFullError, MisfittedError) as fault:
             status, content = 503, told(NOT_NOW[type(fault)], str(fault), request_id)

@@ -5,6 +5,7 @@ Decided before anything of a body is decoded. Not for what a request may say (`r
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import os
 import time
@@ -18,6 +19,7 @@ from serving.requests import RequestError
 
 KEYS_VARIABLE = "HINDCAST_API_KEYS"
 SHORTEST_KEY = 16
+BODY_WITHIN = 10.0  # seconds in which all of a body must come
 THROWN_AWAY = 16_777_216  # bytes of a body over the limit
 MOST_CALLERS = 10_000  # whose rates are remembered
 
@@ -68,21 +70,29 @@ class Guard:
     def check(self, scope: Any) -> None:
         """Let a request pass by its headers.
 
+        An address that sent too many wrong keys waits, and none of its keys is looked at.
+
         Raises:
             RequestError: it has no valid key, or the caller asks too often.
         """
         headers = dict(scope["headers"])
         client = scope.get("client")
-        caller = client[0] if client else ""
+        caller = f"address {client[0] if client else ''}"
         if self.keys:
+            if self.limits.per_second and self._tokens(f"wrong {caller}") < 1:
+                raise self._too_often()
             given = headers.get(b"x-api-key", b"")
             # all keys are compared, so that the time taken does not tell which one was near
             if sum(hmac.compare_digest(given, key) for key in self.keys) == 0:
+                if self.limits.per_second:
+                    self._spend(f"wrong {caller}")
                 raise RequestError(
                     401, "unauthorized", "send a valid API key in the header X-API-Key"
                 )
-            caller = given.decode("latin-1")
+            caller = f"key {given.decode('latin-1')}"
         if self.limits.per_second:
+            if self._tokens(caller) < 1:
+                raise self._too_often()
             self._spend(caller)
 
     async def body(self, receive: Any) -> bytes:
@@ -92,8 +102,20 @@ class Guard:
         answer before they have sent all.
 
         Raises:
-            RequestError: it is too large, or the connection ended before it did.
+            RequestError: it is too large, does not come in time, or the connection ended before
+                it did.
         """
+        try:
+            async with asyncio.timeout(BODY_WITHIN):
+                return await self._body(receive)
+        except TimeoutError:
+            raise RequestError(
+                408,
+                "body_too_slow",
+                f"the body did not come within {BODY_WITHIN:g} seconds; send it at once",
+            ) from None
+
+    async def _body(self, receive: Any) -> bytes:
         most, parts, size = self.limits.body_bytes, [], 0
         while True:
             message = await receive()
@@ -113,17 +135,22 @@ class Guard:
             )
         return b"".join(parts)
 
-    def _spend(self, caller: str) -> None:
-        """Take a token of the caller's bucket, which fills with time."""
+    def _tokens(self, bucket: str) -> float:
+        """What is in a bucket, which fills with time."""
         rate, now = self.limits.per_second, time.monotonic()
         burst = max(rate, 1.0)
-        tokens, since = self._spent.pop(caller, (burst, now))
-        tokens = min(burst, tokens + (now - since) * rate)
-        allowed = tokens >= 1
-        self._spent[caller] = (tokens - allowed, now)
+        tokens, since = self._spent.get(bucket, (burst, now))
+        return min(burst, tokens + (now - since) * rate)
+
+    def _spend(self, bucket: str) -> None:
+        """Take a token of a bucket."""
+        self._spent[bucket] = (self._tokens(bucket) - 1, time.monotonic())
+        self._spent.move_to_end(bucket)
         if len(self._spent) > MOST_CALLERS:
             self._spent.popitem(last=False)
-        if not allowed:
-            raise RequestError(
-                429, "too_many_requests", f"more than {rate:g} requests a second; send them slower"
-            )
+
+    def _too_often(self) -> RequestError:
+        rate = self.limits.per_second
+        return RequestError(
+            429, "too_many_requests", f"more than {rate:g} requests a second; send them slower"
+        )

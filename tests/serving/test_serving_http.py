@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from serving_client import FLIGHT, HOUR, Client, running
+from serving_client import FLIGHT, HOUR, Answer, Client, running
 from training_project import STANDS_AT
 
 from serving import guard, openapi
@@ -320,6 +320,42 @@ def test_a_caller_over_its_rate_is_told_to_wait_and_may_go_on_later(
         answers = [slow.score(FLIGHT) for _ in range(3)]
         assert [answer.status for answer in answers] == [200, 200, 429]
         assert answers[-1].headers["Retry-After"] == "1"
+
+
+def test_an_address_that_sent_too_many_wrong_keys_waits_even_with_a_right_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(guard.time, "monotonic", lambda: now[0])
+    locked = Guard(Limits(per_second=2), (KEY.encode(),))
+
+    def status(key: str, address: str = "10.0.0.1") -> int:
+        try:
+            locked.check({"headers": [(b"x-api-key", key.encode())], "client": (address, 1)})
+        except guard.RequestError as refused:
+            return refused.status
+        return 200
+
+    assert [status("guess"), status("another guess"), status("a third")] == [401, 401, 429]
+    assert status(KEY) == 429
+    assert status(KEY, "10.0.0.2") == 200
+    now[0] += 0.5
+    assert [status(KEY), status("guess"), status("guess")] == [200, 401, 429]
+
+
+def test_a_body_that_does_not_come_is_given_up_and_others_are_answered_meanwhile(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "BODY_WITHIN", 0.5)
+    connection = http.client.HTTPConnection(client.address.removeprefix("http://"), timeout=30)
+    connection.putrequest("POST", "/v1/score")
+    connection.putheader("Content-Length", "1000")
+    connection.endheaders(b'{"flights": ')
+    assert client.score(FLIGHT).status == 200
+    answer = Answer(connection.getresponse())
+    assert (answer.status, answer.code) == (408, "body_too_slow")
+    assert answer.headers["Connection"] == "close"
+    connection.close()
 
 
 # --- the other addresses -----------------------------------------------------------------------
