@@ -365,8 +365,7 @@ class OnlineReader:
         plain: dict[str, list[Any]] = {}
         for source, name, _, load in on_demand.inputs:
             if source:
-                values = _loaded(stored[source][name], load)
-                plain[name] = plain[f"{source}__{name}"] = values
+                plain[f"{source}__{name}"] = _loaded(stored[source][name], load)  # as Feast has it
             else:
                 plain[name] = list(columns[name])
         if view.mode == "python":

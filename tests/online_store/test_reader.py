@@ -140,6 +140,12 @@ def store(tmp_path: Path, online: str) -> FeatureStore:
         return columns.result({"age_min": age, "twice": 2 * columns.numbers("i32")})
 
     @on_demand_feature_view(
+        sources=[every], schema=[Field(name="thrice", dtype=Float64)], mode="pandas"
+    )
+    def by_view(inputs: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({"thrice": 3.0 * pd.to_numeric(inputs["i32"])})
+
+    @on_demand_feature_view(
         sources=[RequestSource(name="r2", schema=[Field(name="at", dtype=UnixTimestamp)])],
         schema=[Field(name="is_odd", dtype=Bool)],
         mode="python",
@@ -155,10 +161,11 @@ def store(tmp_path: Path, online: str) -> FeatureStore:
             weather.with_name("arrival").with_join_key_map({"place": "to_place"}),
             by_columns,
             by_frame,
+            by_view,
             by_lists,
         ],
     )
-    views = [every, weather, by_columns, by_frame, by_lists]
+    views = [every, weather, by_columns, by_frame, by_view, by_lists]
     store.apply([key, place, *views, service])
     store.materialize(T0 - HOUR, T0 + HOUR)
     return store
