@@ -262,13 +262,11 @@ class OnlineReader:
         """Raise OnlineStoreUnavailableError if the store cannot be read now."""
         self._engine.read([])
 
-    def as_of(self) -> dict[str, datetime | None]:
-        """The instant up to which each view was materialized, None for one that never was."""
-        found = self._engine.read([(read.table, ()) for read in self._reads.values()])
-        return {
-            read.name: self._state(read, description).until
-            for read, (description, _) in zip(self._reads.values(), found, strict=True)
-        }
+    def unfilled(self) -> list[str]:
+        """The views of which nothing was ever stored. Raises OnlineStoreUnavailableError."""
+        reads = self._reads.values()
+        found = self._engine.read([(read.table, ()) for read in reads])
+        return [read.name for read, (kept, _) in zip(reads, found, strict=True) if not kept]
 
     def close(self) -> None:
         """Let go of files and connections; the reader may be used again."""

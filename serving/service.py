@@ -299,10 +299,8 @@ class Service:
 
 def unfilled(reader: OnlineReader) -> list[str]:
     """The views of which nothing was ever stored; none are told if the store is away."""
-    reads = reader._reads.values()
     with contextlib.suppress(OnlineStoreUnavailableError):
-        found = reader._engine.read([(read.table, ()) for read in reads])
-        return [read.name for read, (kept, _) in zip(reads, found, strict=True) if not kept]
+        return reader.unfilled()
     return []
 
 
