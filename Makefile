@@ -24,11 +24,11 @@ $(READY): requirements.lock pyproject.toml
 		{ echo "Hindcast needs Python 3.11 to 3.13; $(PYTHON) is $$($(PYTHON) -V). Say make PYTHON=python3.12"; exit 1; }
 	@if command -v uv >/dev/null; then \
 		uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
-		uv pip install --python $(BIN)/python --require-hashes -r requirements.lock && \
+		uv pip install --python $(BIN)/python --require-hashes --no-deps -r requirements.lock && \
 		uv pip install --python $(BIN)/python --no-deps --no-build-isolation -e .; \
 	else \
 		$(PYTHON) -m venv $(VENV) && \
-		$(BIN)/python -m pip install --quiet --progress-bar on --disable-pip-version-check --require-hashes -r requirements.lock && \
+		$(BIN)/python -m pip install --quiet --progress-bar on --disable-pip-version-check --require-hashes --no-deps -r requirements.lock && \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .; \
 	fi
 	@touch $@

@@ -1,0 +1,11 @@
+"""The `hindcast` command: one verb per capability, each in a module of its own.
+
+The order here is the order of `hindcast --help`.
+"""
+
+from hindcast.cli import run  # isort: skip
+from hindcast.cli import parity  # isort: skip
+from hindcast.cli import audit  # isort: skip
+from hindcast.cli.app import app
+
+__all__ = ["app", "audit", "parity", "run"]
