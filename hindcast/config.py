@@ -37,6 +37,8 @@ class Audit(_Strict):
 
     labels: tuple[str, ...] = ()
     """The spine's columns that tell the outcome."""
+    target: str | None = None
+    """The one that is predicted, true or false: for the model test."""
     time_zone: str | None = None
     """Where local clocks run: the nights they change are always among the replayed instants."""
 

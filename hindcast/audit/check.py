@@ -1,7 +1,7 @@
 """The audit as a whole: which tests run, in which order, and whether the project passes.
 
 Not for how a test works, nor for showing what it found: see `replay`, `scramble`, `static`,
-`show`.
+`model`, `show`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from random import Random
 
+from hindcast.audit.model import Modelled, model_test
 from hindcast.audit.points import Compared, Difference
 from hindcast.audit.published import Published
 from hindcast.audit.reach import Source, ancestors
@@ -25,7 +26,7 @@ from hindcast.config import ProjectConfig
 from hindcast.dbt import FeatureViewSpec
 from hindcast.errors import HindcastError
 
-TESTS = ("replay", "scramble", "static")
+TESTS = ("replay", "scramble", "static", "model")
 TRACED = 3
 """Of how many views, those that differ most, one difference is traced to its records. Each takes
 a few to a few dozen rebuilds of that view."""
@@ -41,6 +42,7 @@ class Audit:
     replayed: tuple[Replayed, ...] | None
     scrambled: Scrambled | None
     read: Read | None
+    modelled: Modelled | None
     traces: tuple[Trace, ...]
     seconds: float
 
@@ -84,10 +86,17 @@ def audit(
     Raises HindcastError where there is nothing to audit, or a rebuild fails.
     """
     started = time.perf_counter()
+    target = config.audit.target
+    if set(only) == {"model"} and target is None:
+        raise HindcastError(
+            "the model test needs to know what is predicted: name a true-or-false column of the "
+            "spine as `audit: target` in hindcast.yml"
+        )
     rebuilding = bool({"replay", "scramble"} & set(only))
     replayed: list[Replayed] | None = None
     scrambled: Scrambled | None = None
     found: Read | None = None
+    modelled: Modelled | None = None
     traces: list[Trace] = []
     tell("parsing the project, copying its sources" if rebuilding else "parsing the project")
     with Workshop(project_dir, config.spine).opened(sources=rebuilding) as workshop:
@@ -95,8 +104,11 @@ def audit(
             tell("reading the compiled SQL")
             workshop.compile()
             found = read(workshop, config.audit.labels)
-        if rebuilding:
+        if rebuilding or "model" in only:
             published = Published.of(workshop.project_dir, config, workshop.spec)
+        if "model" in only and target is not None:
+            modelled = model_test(published, target, seed, tell)
+        if rebuilding:
             zone, last = config.audit.time_zone, workshop.last_loaded()
             instants = sorted(at) or published.instants(count, seed, zone, last)
             if "replay" in only:
@@ -118,6 +130,7 @@ def audit(
             None if replayed is None else tuple(replayed),
             scrambled,
             found,
+            modelled,
             tuple(traces),
             time.perf_counter() - started,
         )

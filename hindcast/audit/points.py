@@ -218,4 +218,6 @@ def span_text(span: timedelta | None) -> str:
     hours = span / timedelta(hours=1)
     if hours >= 48 and hours % 24 == 0:
         return f"{hours / 24:.0f} days"
-    return f"{hours:g} hours"
+    if hours < 1:
+        return f"{hours * 60:g} minutes"
+    return "1 hour" if hours == 1 else f"{hours:g} hours"

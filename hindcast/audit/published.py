@@ -6,7 +6,7 @@ snapshot's own files. Not for anything rebuilt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -99,13 +99,19 @@ class Published:
                 f"select row_number() over () as point, * from ({every})"
             ).to_arrow_table()
 
-    def joined(self, rows: pa.Table) -> pa.Table:
-        """The rows with every feature of every view as `view__feature`, by Feast's own join."""
+    def joined(self, rows: pa.Table, views: Collection[str] | None = None) -> pa.Table:
+        """The rows with every feature as `view__feature`, by Feast's own join.
+
+        Of all views, or of those in `views`.
+        """
         asked = rows.rename_columns(
             ["event_timestamp" if name == "at" else name for name in rows.column_names]
         )
         features = [
-            f"{view.name}:{feature.name}" for view in self.spec.views for feature in view.features
+            f"{view.name}:{feature.name}"
+            for view in self.spec.views
+            if views is None or view.name in views
+            for feature in view.features
         ]
         job = self.store.get_historical_features(
             entity_df=asked.to_pandas(), features=features, full_feature_names=True

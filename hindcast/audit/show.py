@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hindcast.audit.check import Audit
+from hindcast.audit.model import LEAKS, Interval, Modelled
 from hindcast.audit.points import Compared, Difference, span_text
 from hindcast.audit.reach import lookback
 from hindcast.audit.scramble import Scrambled
@@ -51,6 +52,8 @@ def show(audit: Audit, console: Console) -> None:
         _show_scrambled(audit.scrambled, console)
     if audit.read is not None:
         _show_read(audit, console)
+    if audit.modelled is not None:
+        _show_modelled(audit.modelled, console)
     _show_unaudited(audit, console)
     console.print()
     console.print(summary(audit), style="bold", soft_wrap=True, highlight=False)
@@ -72,6 +75,8 @@ def summary(audit: Audit) -> str:
         )
     if audit.read is not None:
         parts.append(f"{audit.read.models} models read, {len(audit.read.findings)} warnings")
+    if audit.modelled is not None:
+        parts.append(f"{len(audit.modelled.suspicious)} features suspiciously strong alone")
     if audit.unaudited:
         noun = "source" if len(audit.unaudited) == 1 else "sources"
         parts.append(f"{len(audit.unaudited)} {noun} UNAUDITED")
@@ -131,6 +136,35 @@ def as_json(audit: Audit) -> dict[str, Any]:
                 for f in audit.read.findings
             ],
         },
+        "model": None if audit.modelled is None else _model_json(audit.modelled),
+    }
+
+
+def _model_json(found: Modelled) -> dict[str, Any]:
+    return {
+        "target": found.target,
+        "fitted": found.fitted,
+        "judged": found.judged,
+        "days": found.days,
+        "roc_auc": [found.honest.value, found.honest.low, found.honest.high],
+        "views": [
+            {
+                "view": one.view,
+                "roc_auc_without": one.without,
+                "leak_that_shows_s": one.shown and one.shown.total_seconds(),
+                "gain": [one.gain.value, one.gain.low, one.gain.high],
+            }
+            for one in found.views
+        ],
+        "lone": [
+            {
+                "view": one.view,
+                "feature": one.feature,
+                "roc_auc": one.auc,
+                "suspicious": one.suspicious,
+            }
+            for one in found.lone
+        ],
     }
 
 
@@ -245,6 +279,36 @@ def _show_read(audit: Audit, console: Console) -> None:
     for finding in read.findings:
         table.add_row(str(finding.at), finding.model, finding.check, escape(finding.message))
     console.print(table)
+
+
+def _show_modelled(found: Modelled, console: Console) -> None:
+    console.print(
+        f"\nmodel: {found.target} of {found.judged:,} rows on {found.days} later days, learned "
+        f"from {found.fitted:,}: ROC AUC {_interval(found.honest, '.3f')} with honest features.",
+        soft_wrap=True,
+    )
+    table = Table("view", title="how much later a view must be joined for these figures to show it")
+    for name in ("without it", "leak that shows", "gain in ROC AUC"):
+        table.add_column(name, justify="right")
+    for one in found.views:
+        shown = f"none up to {span_text(LEAKS[-1])}" if one.shown is None else span_text(one.shown)
+        table.add_row(one.view, f"{one.without:.3f}", shown, _interval(one.gain, "+.3f"))
+    console.print(table)
+    best = found.lone[0]
+    console.print(
+        f"The strongest feature alone is {best.view}.{best.feature}: {best.auc:.3f}.",
+        soft_wrap=True,
+    )
+    for lone in found.suspicious:
+        console.print(
+            f"[yellow]Suspicious: {lone.view}.{lone.feature} alone has ROC AUC {lone.auc:.3f}, "
+            "nearly what all other views have together. See that it is known by then.",
+            soft_wrap=True,
+        )
+
+
+def _interval(figure: Interval, form: str) -> str:
+    return f"{figure.value:{form}} [{figure.low:{form}}, {figure.high:{form}}]"
 
 
 def _show_unaudited(audit: Audit, console: Console) -> None:

@@ -23,7 +23,7 @@ def audit(
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="replay, scramble or static; may be given again. Default: all."),
+        typer.Option(help="replay, scramble, static or model; may be given again. Default: all."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:

@@ -47,6 +47,7 @@ def before(files):
 def audited(leaky, before):
     """The outcome of one audit of it."""
     config = load_config(leaky)
+    tests = [test for test in check.TESTS if test != "model"]  # which finds no leak by itself
     return check.audit(
-        leaky, config, count=2, seed=0, at=INSTANTS, traced=0, tell=lambda text: None
+        leaky, config, count=2, seed=0, at=INSTANTS, only=tests, traced=0, tell=lambda text: None
     )
