@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hindcast.audit.check import Audit
-from hindcast.audit.model import LEAKS, Interval, Modelled
+from hindcast.audit.model import CONFIDENCE, LEAKS, Modelled
 from hindcast.audit.points import Compared, Difference, span_text
 from hindcast.audit.reach import lookback
 from hindcast.audit.scramble import Scrambled
@@ -282,17 +282,25 @@ def _show_read(audit: Audit, console: Console) -> None:
 
 
 def _show_modelled(found: Modelled, console: Console) -> None:
+    auc = found.honest
     console.print(
         f"\nmodel: {found.target} of {found.judged:,} rows on {found.days} later days, learned "
-        f"from {found.fitted:,}: ROC AUC {_interval(found.honest, '.3f')} with honest features.",
+        f"from {found.fitted:,}: ROC AUC {auc.value:.3f} [{auc.low:.3f}, {auc.high:.3f}] with "
+        "honest features.",
         soft_wrap=True,
     )
-    table = Table("view", title="how much later a view must be joined for these figures to show it")
-    for name in ("without it", "leak that shows", "gain in ROC AUC"):
+    longest = span_text(LEAKS[-1])
+    table = Table(
+        title=f"how much later, up to {longest}, a view must be joined to show in ROC AUC"
+    )
+    table.add_column("view", no_wrap=True)
+    for name in ("without", "shows at", "gain", f"{CONFIDENCE:.0%} interval"):
         table.add_column(name, justify="right")
     for one in found.views:
-        shown = f"none up to {span_text(LEAKS[-1])}" if one.shown is None else span_text(one.shown)
-        table.add_row(one.view, f"{one.without:.3f}", shown, _interval(one.gain, "+.3f"))
+        shown = "never" if one.shown is None else span_text(one.shown)
+        gain = one.gain
+        interval = f"{gain.low:+.3f} {gain.high:+.3f}"
+        table.add_row(one.view, f"{one.without:.3f}", shown, f"{gain.value:+.3f}", interval)
     console.print(table)
     best = found.lone[0]
     console.print(
@@ -305,10 +313,6 @@ def _show_modelled(found: Modelled, console: Console) -> None:
             "nearly what all other views have together. See that it is known by then.",
             soft_wrap=True,
         )
-
-
-def _interval(figure: Interval, form: str) -> str:
-    return f"{figure.value:{form}} [{figure.low:{form}}, {figure.high:{form}}]"
 
 
 def _show_unaudited(audit: Audit, console: Console) -> None:
