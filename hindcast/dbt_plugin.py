@@ -1,10 +1,12 @@
-"""What dbt-duckdb loads from us: the SQL functions that publish a build as a snapshot.
+"""What dbt-duckdb loads from us: SQL functions that publish a build, and tell changed files.
 
-`profiles.yml` names this module under `plugins`; `macros/publish.sql` calls the functions. Not
-for anything a macro can do in plain SQL.
+`profiles.yml` names this module under `plugins`; `macros/publish.sql` and `macros/raw_files.sql`
+call the functions. Not for anything a macro can do in plain SQL.
 """
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,17 @@ from hindcast import snapshot
 
 
 class Plugin(BasePlugin):  # type: ignore[misc]  # dbt ships no types
-    """Registers `snapshot_begin` and `snapshot_publish` on dbt's connection."""
+    """Registers `snapshot_begin`, `snapshot_publish` and `file_stamp` on dbt's connection."""
 
     def update_connection_config(self, creds: Any, config: dict[str, Any]) -> None:
         """Make the warehouse's folder: DuckDB creates the file, not the folder it is in."""
         Path(creds.path).parent.mkdir(parents=True, exist_ok=True)
 
     def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
-        """Make the functions known to DuckDB; both act on the file system when called."""
+        """Make the functions known to DuckDB; all look at the file system when called."""
+        conn.create_function(
+            "file_stamp", _file_stamp, ["VARCHAR"], "VARCHAR", side_effects=True
+        )
         conn.create_function(
             "snapshot_begin", _begin, ["VARCHAR", "VARCHAR"], "VARCHAR", side_effects=True
         )
@@ -33,6 +38,21 @@ class Plugin(BasePlugin):  # type: ignore[misc]  # dbt ships no types
             "VARCHAR",
             side_effects=True,
         )
+
+
+JUST_CHANGED_NS = 2_000_000_000
+"""A file may change twice within what its file system's clock can tell apart."""
+
+
+def _file_stamp(path: str) -> str:
+    """Text that is another one once the file is: its size, time of change and inode.
+
+    A file that changed just now gets one that never comes again, so that it is read once more.
+    """
+    found = os.stat(path)
+    stamp = f"{found.st_size}-{found.st_mtime_ns}-{found.st_ino}"
+    now = time.time_ns()
+    return stamp if now - found.st_mtime_ns > JUST_CHANGED_NS else f"{stamp}-at-{now}"
 
 
 def _begin(published: str, snapshot_id: str) -> str:

@@ -5,10 +5,20 @@
     Adds `_file`, `_line_no`, `_line`, and `_problem`: a struct (column_name, reason), NULL
     for a good row. `checks` are rules on whole rows: dicts of `when`, `column` and `reason`. -#}
 {% macro parse_records(source_name, table_name, key, checks=[]) %}
+{{
+    config(
+        materialized='incremental',
+        incremental_strategy='changed_lines',
+        meta={'source_name': source_name, 'source_table': table_name, 'record_key': key},
+        pre_hook="{{ note_full_read('" ~ source_name ~ "', '" ~ table_name ~ "') }}",
+    )
+}}
 {%- set columns = source_columns(source_name, table_name) -%}
+{%- set all_lines = source(source_name, table_name) -%}
+{%- set increment = is_incremental() -%}
 -- depends_on: {{ ref('raw_files') }}
 with lines as (
-    select * from {{ source(source_name, table_name) }}
+    select * from {{ lines_of(find_changed_lines(source_name, table_name)) if increment else all_lines }}
 ),
 
 named as (
@@ -18,7 +28,7 @@ named as (
         _line,
         len(_fields) as _field_count,
         {%- for column in columns.values() %}
-        nullif(nullif(trim(_fields[{{ loop.index }}]), 'NA'), '') as {{ column.name }}_text,
+        {{ field_text(loop.index) }} as {{ column.name }}_text,
         {%- endfor %}
     from lines
 ),
@@ -63,7 +73,16 @@ select
             'repeats the record of ' || _first_seen}
     end as _problem,
 from numbered
+{%- if increment %}
+where {{ touched_lines(changed_lines_table(table_name)) }}
+{%- endif %}
 {% endmacro %}
+
+
+{#- The text of a line's nth field; NULL where it is empty or NA. -#}
+{% macro field_text(position) -%}
+    nullif(nullif(trim(_fields[{{ position }}]), 'NA'), '')
+{%- endmacro %}
 
 
 {#- The declared columns of a source, in the order of its files. -#}

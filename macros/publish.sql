@@ -18,6 +18,7 @@
             info=true) %}
     {% else %}
         {% do write_snapshot(wanted) %}
+        {% do forget_changes(results) %}
     {% endif %}
 {% endif %}
 select 1

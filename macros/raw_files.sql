@@ -104,25 +104,54 @@ select 1
 
 
 {#- One row per file of a source, with what is wrong with the file's shape; NULL: nothing. What
-    is wrong with single rows is `parse_records`' business. -#}
+    is wrong with single rows is `parse_records`' business. A file that is as an earlier run found
+    it, by its `stamp`, keeps its row and is not read. -#}
 {% macro checked_files(source_name, table_name) %}
 {%- set pattern = var('raw_path') ~ '/' ~ table_name ~ '/*.csv' -%}
-{%- if execute and run_query("select count(*) from glob('" ~ pattern ~ "')").rows[0][0] == 0 -%}
+{%- set known = execute and load_relation(this) is not none and not flags.FULL_REFRESH
+    and not var('as_of', none)
+    and 'stamp' in adapter.get_columns_in_relation(this) | map(attribute='name') -%}
+{%- set found, changed = [], [] -%}
+{%- if execute -%}
+    {%- set found = run_query(
+        "select file, file_stamp(file) as stamp from glob('" ~ pattern ~ "') order by file"
+    ).rows -%}
+    {%- set kept = run_query("select file_path || chr(10) || stamp from " ~ this
+        ~ " where source_name = '" ~ table_name ~ "'").columns[0].values() | list if known else [] -%}
+    {%- for row in found if row[0] ~ '\n' ~ row[1] not in kept -%}
+        {%- do changed.append(row) -%}
+    {%- endfor -%}
+{%- endif -%}
+{%- if execute and not found -%}
     select
         '{{ table_name }}' as source_name,
         '{{ pattern }}' as file_path,
         0 as size_bytes,
+        '' as stamp,
         'matches no file; run `python -m landing` first.' as fault
 {%- else -%}
     select
         '{{ table_name }}' as source_name,
         filename as file_path,
         size as size_bytes,
+        list_extract(
+            {{ text_list(changed | map(attribute=1)) }},
+            list_position({{ text_list(changed | map(attribute=0)) }}, filename)
+        ) as stamp,
         header_fault(
             size,
             try(decode(content)),
             ['{{ source_columns(source_name, table_name).keys() | join("', '") }}']
         ) as fault,
-    from read_blob('{{ pattern }}')
+    from read_blob({{ text_list(changed | map(attribute=0)) }})
+    {%- if known %}
+    union all
+    select source_name, file_path, size_bytes, stamp, fault
+    from {{ this }}
+    where
+        source_name = '{{ table_name }}'
+        and file_path in (select file from glob('{{ pattern }}'))
+        and not list_contains({{ text_list(changed | map(attribute=0)) }}, file_path)
+    {%- endif %}
 {%- endif -%}
 {% endmacro %}

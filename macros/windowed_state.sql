@@ -11,7 +11,11 @@
     one window later. So the state is written as changes, +x when an event enters and -x when it
     leaves, and a running sum gives it back: exact, since the measures are integers
     (summed as doubles, which hold them exactly up to 2^53 and cost a quarter of hugeint), at a
-    cost of n log n for n events times windows. Instants at which nothing changes have no row. -#}
+    cost of n log n for n events times windows. Instants at which nothing changes have no row.
+
+    In an incremental build the state is built from an instant on, out of the events of one window
+    before it: older ones have entered and left. A queue has no such bound, so its events are taken
+    as given: `events` must hold both ends of a spell, or neither (`since` on a time both share). -#}
 {% macro windowed_state(events, keys, windows) %}
 {%- set measures = windows.keys() | list -%}
 {%- set spans = windows.values() | sum(start=[]) | unique | list -%}
@@ -30,7 +34,16 @@ with on_grid as (
         coalesce(sum({{ measure }}), 0)::bigint as {{ measure }},
         {%- endfor %}
     from {{ events }}
-    where {% for key in keys %}{{ key }} is not null{{ ' and ' if not loop.last }}{% endfor %}
+    where
+        {% for key in keys %}{{ key }} is not null{{ ' and ' if not loop.last }}{% endfor %}
+        {%- if is_incremental() %}
+        and (
+            {{ since('known_at', [longest_window(spans), var('serving_grid')]) }}
+            {%- for measure in measures if none in windows[measure] %}
+            or {{ measure }} is not null
+            {%- endfor %}
+        )
+        {%- endif %}
     group by all
 ),
 
@@ -84,6 +97,9 @@ running as (
 )
 
 select * from running
+{%- if is_incremental() %}
+where {{ since('known_at') }}
+{%- endif %}
 {%- endmacro %}
 
 
@@ -93,6 +109,21 @@ select * from running
         interval {{ var('serving_grid') }},
         {{ instant }} + interval {{ var('serving_grid') }} - interval 1 microsecond
     )
+{%- endmacro %}
+
+
+{#- The longest of some windows, as text. -#}
+{% macro longest_window(spans) -%}
+    {%- set minutes = {'minute': 1, 'hour': 60, 'day': 1440, 'week': 10080} -%}
+    {%- set longest = namespace(span='0 minutes', minutes=0) -%}
+    {%- for span in spans if span is not none -%}
+        {%- set number, unit = span.split(' ') -%}
+        {%- set length = number | int * minutes[unit.rstrip('s')] -%}
+        {%- if length > longest.minutes -%}
+            {%- set longest.span, longest.minutes = span, length -%}
+        {%- endif -%}
+    {%- endfor -%}
+    {{ return(longest.span) }}
 {%- endmacro %}
 
 

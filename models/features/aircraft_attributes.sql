@@ -1,3 +1,4 @@
+{{ config(materialized='table') }}
 with aircraft as (select * from {{ ref('int_aircraft') }}),
 
 final as (

@@ -2,6 +2,17 @@ with departures as (select * from {{ ref('int_departures') }}),
 
 arrivals as (select * from {{ ref('int_arrivals') }}),
 
+-- a leg is weighed against all others of its aircraft, so aircraft are built again whole
+moved as (
+    select distinct tailnum
+    from departures
+    where
+        {{ since('known_at', [var('serving_grid')]) }}
+        or flight_id in (
+            select flight_id from arrivals where {{ since('known_at', [var('serving_grid')]) }}
+        )
+),
+
 legs as (
     select
         departures.tailnum,
@@ -16,7 +27,7 @@ legs as (
         {{ next_grid_instant('arrivals.known_at') }} as arrival_known_at,
     from departures
     left join arrivals on departures.flight_id = arrivals.flight_id
-    where departures.tailnum is not null
+    where departures.tailnum in (select tailnum from moved)
 ),
 
 -- of the legs that became known at one instant, the later departed is the last one; a leg that
@@ -80,4 +91,4 @@ final as (
     select * from on_the_ground
 )
 
-select * from final
+select * from final where {{ since('known_at') }}

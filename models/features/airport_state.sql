@@ -27,6 +27,8 @@ events as (
         change as overdue,
         change * epoch(scheduled_departure_at)::bigint as overdue_epoch,
     from overdue_changes
+    -- by the schedule, which both ends of a spell share, and at most six hours after which it ends
+    where {{ since('scheduled_departure_at', ['6 hours', var('serving_grid')]) }}
 ),
 
 state as (

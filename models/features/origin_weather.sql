@@ -1,3 +1,4 @@
+{{ config(materialized='table') }}
 with reports as (select * from {{ ref('int_weather') }}),
 
 windowed as (

@@ -1,3 +1,4 @@
+{{ config(materialized='incremental', incremental_strategy='rebuild_since') }}
 with messages as (select * from {{ ref('stg_flights') }}),
 
 final as (
@@ -6,8 +7,12 @@ final as (
         _loaded_at as known_at,
         tailnum,
     from messages
-    where tailnum is not null and record_kind != 'closed'
-    qualify row_number() over (partition by flight_id order by _loaded_at) = 1
+    where
+        tailnum is not null
+        and record_kind != 'closed'
+        and flight_id in (select flight_id from messages where {{ since('_loaded_at') }})
+    qualify
+        row_number() over (partition by flight_id order by {{ order_of_telling() }}) = 1
 )
 
-select * from final
+select * from final where {{ since('known_at') }}

@@ -1,3 +1,4 @@
+{{ config(materialized='incremental', incremental_strategy='rebuild_since') }}
 with flights as (select * from {{ ref('int_flights') }}),
 
 messages as (select * from {{ ref('stg_flights') }}),
@@ -5,7 +6,9 @@ messages as (select * from {{ ref('stg_flights') }}),
 first_told as (
     select *
     from messages
-    where record_kind = 'arrived'
+    where
+        record_kind = 'arrived'
+        and flight_id in (select flight_id from messages where {{ since('_loaded_at') }})
     qualify row_number() over (partition by flight_id order by _loaded_at) = 1
 ),
 
@@ -23,6 +26,7 @@ landed as (
         flights.scheduled_arrival_at + to_minutes(first_told.arrival_delay_min) as arrived_at,
     from first_told
     inner join flights on first_told.flight_id = flights.flight_id
+    where {{ since('first_told._loaded_at') }}
 ),
 
 final as (

@@ -1,3 +1,4 @@
+{{ config(materialized='incremental', incremental_strategy='rebuild_since') }}
 with messages as (select * from {{ ref('stg_flights') }}),
 
 airports as (select * from {{ ref('int_airports') }}),
@@ -5,9 +6,11 @@ airports as (select * from {{ ref('int_airports') }}),
 -- A schedule is what was told first; a later message does not rewrite it. Every message carries
 -- it, so a flight whose `scheduled` message was lost is known from its next one.
 first_told as (
-    select unnest(arg_min(messages, _loaded_at))
+    select unnest(arg_min(messages, {{ order_of_telling() }}))
     from messages
+    where flight_id in (select flight_id from messages where {{ since('_loaded_at') }})
     group by flight_id
+    having {{ since('min(_loaded_at)') }}
 ),
 
 departing as (

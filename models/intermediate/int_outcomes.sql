@@ -1,3 +1,4 @@
+{{ config(materialized='incremental', incremental_strategy='delete+insert', unique_key='flight_id') }}
 with flights as (select * from {{ ref('int_flights') }}),
 
 arrivals as (select * from {{ ref('int_arrivals') }}),
@@ -43,6 +44,7 @@ final as (
     left join departures on flights.flight_id = departures.flight_id
     left join arrivals on flights.flight_id = arrivals.flight_id
     left join closures on flights.flight_id = closures.flight_id
+    where flights.flight_id in (select flight_id from messages where {{ since('_loaded_at') }})
 )
 
 select * from final

@@ -1,3 +1,4 @@
+{{ config(materialized='incremental', incremental_strategy='rebuild_since') }}
 -- A flight is overdue from 15 minutes after its schedule until it is known to have left, or for
 -- six hours. Nobody knows at T that a flight is cancelled: it "has not left yet".
 with flights as (select * from {{ ref('int_flights') }}),
@@ -26,6 +27,7 @@ spells as (
     from flights
     left join departures on flights.flight_id = departures.flight_id
     left join arrivals on flights.flight_id = arrivals.flight_id
+    where {{ since('flights.scheduled_departure_at', ['6 hours']) }}
 ),
 
 entries as (
@@ -60,4 +62,4 @@ final as (
     select * from exits
 )
 
-select * from final
+select * from final where {{ since('known_at') }}

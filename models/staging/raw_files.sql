@@ -28,6 +28,7 @@ final as (
         checked.source_name,
         checked.file_path,
         checked.size_bytes,
+        checked.stamp,
         case
             when verdict.faults is not null
                 then error('The raw data cannot be read; nothing was changed.' || verdict.faults)

@@ -1,3 +1,10 @@
+{{
+    config(
+        materialized='incremental',
+        incremental_strategy='rebuild_since',
+        meta={'known_by': '_loaded_at'},
+    )
+}}
 with records as (select * from {{ ref('base_flights') }}),
 
 renamed as (
@@ -29,7 +36,7 @@ renamed as (
         air_time as air_time_min,
         distance as distance_mi,
     from records
-    where _problem is null
+    where _problem is null and {{ since('_loaded_at') }}
 )
 
 select * from renamed

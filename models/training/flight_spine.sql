@@ -1,14 +1,25 @@
+{{
+    config(
+        materialized='incremental',
+        incremental_strategy='delete+insert',
+        unique_key='flight_id',
+        on_schema_change='fail',
+    )
+}}
 with flights as (select * from {{ ref('int_flights') }}),
 
 assignments as (select * from {{ ref('int_aircraft_assignments') }}),
 
 outcomes as (select * from {{ ref('int_outcomes') }}),
 
+messages as (select * from {{ ref('stg_flights') }}),
+
 timed as (
     select
         *,
         scheduled_departure_at - interval {{ var('horizon') }} as predict_at,
     from flights
+    where flight_id in (select flight_id from messages where {{ since('_loaded_at') }})
 ),
 
 final as (
