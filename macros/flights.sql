@@ -6,3 +6,15 @@
         + list_position(['scheduled', 'assigned', 'departed', 'arrived', 'closed'], record_kind)
     )
 {%- endmacro %}
+
+
+{#- A condition on a flight: a message about it is among those for which this model is built again.
+    True where all of it is built. -#}
+{% macro told_of_since(flight_id) -%}
+    {%- if is_increment() -%}
+        {{ flight_id }} in (
+            select flight_id from {{ ref('stg_flights') }} where {{ since('_loaded_at') }}
+        )
+    {%- else -%} true
+    {%- endif -%}
+{%- endmacro %}

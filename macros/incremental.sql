@@ -66,9 +66,17 @@ select 1
 {#- The instant from which this model's rows are to be built again, as text; '-infinity': all of
     them; none: nothing that it is made of changed.
 
-    Only notes about the model's own sources count. They are all made before it starts, so the
-    answer is the same for as long as it runs. -#}
+    Only notes about the model's own sources count, and all of those are made before it starts. So
+    it is asked once, and kept in `graph`, the one thing that lasts as long as the run does. -#}
 {% macro changed_from() %}
+    {% set asked = invocation_id ~ ' ' ~ model.unique_id %}
+    {% set answers = graph.setdefault('changed_from', {}) %}
+    {% if asked not in answers %} {% do answers.update({asked: read_notes()}) %} {% endif %}
+    {{ return(answers[asked]) }}
+{% endmacro %}
+
+
+{% macro read_notes() %}
     {% if run_query("select 1 from duckdb_tables() where database_name = current_database() "
         ~ "and schema_name = '" ~ notes_schema() ~ "' and table_name = 'pending'") | length == 0 %}
         {{ return('-infinity') }}
@@ -107,10 +115,17 @@ select 1
 {% endmacro %}
 
 
+{#- Whether this build of the model adds to what is there. dbt's own `is_incremental` cannot be asked
+    in a unit test, where there is no table. -#}
+{% macro is_increment() %}
+    {{ return(execute and model.resource_type == 'model' and is_incremental()) }}
+{% endmacro %}
+
+
 {#- A condition: `column` is at or after the instant from which this model is built again, less
     each interval of `lookback`. True where all of it is built. -#}
 {% macro since(column, lookback=[]) -%}
-    {%- if not is_incremental() -%} true
+    {%- if not is_increment() -%} true
     {%- else -%}
         {%- set instant = changed_from() -%}
         {%- if instant is none -%} false
@@ -236,7 +251,7 @@ select 1
 
 {#- pre-hook of a base model: when all of its source is read, that is what it consists of. -#}
 {% macro note_full_read(source_name, table_name) %}
-{% if execute and not is_incremental() and not var('as_of', none) and not var('as_of_world', none) %}
+{% if execute and not is_increment() and not var('as_of', none) and not var('as_of_world', none) %}
     {{ note_changed(source_name ~ '.' ~ table_name, "'-infinity'", "'read anew'") }};
     {{ remember_files(table_name) }}
 {% endif %}

@@ -15,7 +15,7 @@
 }}
 {%- set columns = source_columns(source_name, table_name) -%}
 {%- set all_lines = source(source_name, table_name) -%}
-{%- set increment = is_incremental() -%}
+{%- set increment = is_increment() -%}
 -- depends_on: {{ ref('raw_files') }}
 with lines as (
     select * from {{ lines_of(find_changed_lines(source_name, table_name)) if increment else all_lines }}

@@ -36,7 +36,7 @@ with on_grid as (
     from {{ events }}
     where
         {% for key in keys %}{{ key }} is not null{{ ' and ' if not loop.last }}{% endfor %}
-        {%- if is_incremental() %}
+        {%- if is_increment() %}
         and (
             {{ since('known_at', [longest_window(spans), var('serving_grid')]) }}
             {%- for measure in measures if none in windows[measure] %}
@@ -97,7 +97,7 @@ running as (
 )
 
 select * from running
-{%- if is_incremental() %}
+{%- if is_increment() %}
 where {{ since('known_at') }}
 {%- endif %}
 {%- endmacro %}

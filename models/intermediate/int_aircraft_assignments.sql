@@ -10,7 +10,7 @@ final as (
     where
         tailnum is not null
         and record_kind != 'closed'
-        and flight_id in (select flight_id from messages where {{ since('_loaded_at') }})
+        and {{ told_of_since('flight_id') }}
     qualify
         row_number() over (partition by flight_id order by {{ order_of_telling() }}) = 1
 )

@@ -8,7 +8,7 @@ first_told as (
     from messages
     where
         record_kind = 'arrived'
-        and flight_id in (select flight_id from messages where {{ since('_loaded_at') }})
+        and {{ told_of_since('flight_id') }}
     qualify row_number() over (partition by flight_id order by _loaded_at) = 1
 ),
 

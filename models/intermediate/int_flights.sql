@@ -8,7 +8,7 @@ airports as (select * from {{ ref('int_airports') }}),
 first_told as (
     select unnest(arg_min(messages, {{ order_of_telling() }}))
     from messages
-    where flight_id in (select flight_id from messages where {{ since('_loaded_at') }})
+    where {{ told_of_since('flight_id') }}
     group by flight_id
     having {{ since('min(_loaded_at)') }}
 ),

@@ -44,7 +44,7 @@ final as (
     left join departures on flights.flight_id = departures.flight_id
     left join arrivals on flights.flight_id = arrivals.flight_id
     left join closures on flights.flight_id = closures.flight_id
-    where flights.flight_id in (select flight_id from messages where {{ since('_loaded_at') }})
+    where {{ told_of_since('flights.flight_id') }}
 )
 
 select * from final

@@ -6,20 +6,19 @@
         on_schema_change='fail',
     )
 }}
+-- depends_on: {{ ref('stg_flights') }}
 with flights as (select * from {{ ref('int_flights') }}),
 
 assignments as (select * from {{ ref('int_aircraft_assignments') }}),
 
 outcomes as (select * from {{ ref('int_outcomes') }}),
 
-messages as (select * from {{ ref('stg_flights') }}),
-
 timed as (
     select
         *,
         scheduled_departure_at - interval {{ var('horizon') }} as predict_at,
     from flights
-    where flight_id in (select flight_id from messages where {{ since('_loaded_at') }})
+    where {{ told_of_since('flight_id') }}
 ),
 
 final as (
