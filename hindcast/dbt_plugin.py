@@ -25,9 +25,7 @@ class Plugin(BasePlugin):  # type: ignore[misc]  # dbt ships no types
 
     def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
         """Make the functions known to DuckDB; all look at the file system when called."""
-        conn.create_function(
-            "file_stamp", _file_stamp, ["VARCHAR"], "VARCHAR", side_effects=True
-        )
+        conn.create_function("file_stamp", _file_stamp, ["VARCHAR"], "VARCHAR", side_effects=True)
         conn.create_function(
             "snapshot_begin", _begin, ["VARCHAR", "VARCHAR"], "VARCHAR", side_effects=True
         )

@@ -270,14 +270,17 @@ select 1
 {% endmacro %}
 
 
-{#- After a build in which every model succeeded: what was noted is done. -#}
+{#- on-run-end: after a run in which every model succeeded, what was noted is done. -#}
 {% macro forget_changes(results) %}
+{% if execute and flags.WHICH in ('build', 'run', 'retry') and not flags.EMPTY and not var('as_of', none) %}
     {% set done = results | selectattr('status', 'equalto', 'success') | map(attribute='node.unique_id') | list %}
-    {% for node in graph.nodes.values() if node.resource_type == 'model' and node.unique_id not in done %}
-        {{ return('') }}
-    {% endfor %}
-    {% do run_query('update ' ~ notes_schema() ~ '.pending set is_built = true') %}
-    {% do run_query('delete from ' ~ notes_schema() ~ '.pending where is_built and is_published') %}
+    {% set models = graph.nodes.values() | selectattr('resource_type', 'equalto', 'model')
+        | map(attribute='unique_id') | reject('in', done) | list %}
+    {% if not models %}
+        {% do run_query('delete from ' ~ notes_schema() ~ '.pending') %}
+    {% endif %}
+{% endif %}
+select 1
 {% endmacro %}
 
 

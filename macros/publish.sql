@@ -18,7 +18,6 @@
             info=true) %}
     {% else %}
         {% do write_snapshot(wanted) %}
-        {% do forget_changes(results) %}
     {% endif %}
 {% endif %}
 select 1
