@@ -9,12 +9,10 @@
 
 
 {#- A condition on a flight: a message about it is among those for which this model is built again.
-    True where all of it is built. -#}
+    True where all of it is built. The model has them as its CTE `messages`. -#}
 {% macro told_of_since(flight_id) -%}
     {%- if is_increment() -%}
-        {{ flight_id }} in (
-            select flight_id from {{ ref('stg_flights') }} where {{ since('_loaded_at') }}
-        )
+        {{ flight_id }} in (select flight_id from messages where {{ since('_loaded_at') }})
     {%- else -%} true
     {%- endif -%}
 {%- endmacro %}

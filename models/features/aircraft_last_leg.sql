@@ -4,12 +4,14 @@ arrivals as (select * from {{ ref('int_arrivals') }}),
 
 -- a leg is weighed against all others of its aircraft, so aircraft are built again whole
 moved as (
-    select distinct tailnum
+    select distinct departures.tailnum
     from departures
     where
-        {{ since('known_at', [var('serving_grid')]) }}
-        or flight_id in (
-            select flight_id from arrivals where {{ since('known_at', [var('serving_grid')]) }}
+        {{ since('departures.known_at', [var('serving_grid')]) }}
+        or departures.flight_id in (
+            select arrivals.flight_id
+            from arrivals
+            where {{ since('arrivals.known_at', [var('serving_grid')]) }}
         )
 ),
 
@@ -27,7 +29,7 @@ legs as (
         {{ next_grid_instant('arrivals.known_at') }} as arrival_known_at,
     from departures
     left join arrivals on departures.flight_id = arrivals.flight_id
-    where departures.tailnum in (select tailnum from moved)
+    where departures.tailnum in (select moved.tailnum from moved)
 ),
 
 -- of the legs that became known at one instant, the later departed is the last one; a leg that
@@ -91,4 +93,6 @@ final as (
     select * from on_the_ground
 )
 
-select * from final where {{ since('known_at') }}
+select *
+from final
+where {{ since('known_at') }}

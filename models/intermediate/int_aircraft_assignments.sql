@@ -15,4 +15,6 @@ final as (
         row_number() over (partition by flight_id order by {{ order_of_telling() }}) = 1
 )
 
-select * from final where {{ since('known_at') }}
+select *
+from final
+where {{ since('known_at') }}

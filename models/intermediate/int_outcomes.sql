@@ -1,4 +1,10 @@
-{{ config(materialized='incremental', incremental_strategy='delete+insert', unique_key='flight_id') }}
+{{
+    config(
+        materialized='incremental',
+        incremental_strategy='delete+insert',
+        unique_key='flight_id',
+    )
+}}
 with flights as (select * from {{ ref('int_flights') }}),
 
 arrivals as (select * from {{ ref('int_arrivals') }}),

@@ -62,4 +62,6 @@ final as (
     select * from exits
 )
 
-select * from final where {{ since('known_at') }}
+select *
+from final
+where {{ since('known_at') }}

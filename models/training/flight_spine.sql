@@ -6,12 +6,16 @@
         on_schema_change='fail',
     )
 }}
--- depends_on: {{ ref('stg_flights') }}
 with flights as (select * from {{ ref('int_flights') }}),
 
 assignments as (select * from {{ ref('int_aircraft_assignments') }}),
 
 outcomes as (select * from {{ ref('int_outcomes') }}),
+
+-- read by an incremental build only
+messages as (  -- noqa: ST03
+    select * from {{ ref('int_flight_messages') }}
+),
 
 timed as (
     select
