@@ -20,7 +20,7 @@
     {% do run_query('create table if not exists ' ~ notes ~ '.files '
         ~ '(source_name varchar, file_path varchar, stamp varchar)') %}
     {% do run_query('create table if not exists ' ~ notes ~ '.pending (source_name varchar, '
-        ~ 'changed_from timestamptz, reason varchar, is_built boolean, is_published boolean)') %}
+        ~ 'changed_from timestamptz, reason varchar)') %}
     {% do run_query('create table if not exists ' ~ notes ~ '.project (fingerprint varchar)') %}
     {% set fingerprint = project_fingerprint() %}
     {% set known = run_query("select 1 from " ~ notes ~ ".project where fingerprint = '"
@@ -43,7 +43,7 @@ select 1
 
 {% macro note_changed(source_name, changed_from, reason) -%}
     insert into {{ notes_schema() }}.pending
-    select '{{ source_name }}', {{ changed_from }}::timestamptz, {{ reason }}, false, false
+    select '{{ source_name }}', {{ changed_from }}::timestamptz, {{ reason }}
 {%- endmacro %}
 
 
@@ -85,7 +85,7 @@ select 1
     {% do add_sources_of(model.unique_id, sources, []) %}
     {#- with a letter in front, or agate would make a time of the text -#}
     {% set found = run_query("select 'T' || min(changed_from)::varchar from " ~ notes_schema()
-        ~ ".pending where not is_built and source_name in ('" ~ sources | join("', '") ~ "')"
+        ~ ".pending where source_name in ('" ~ sources | join("', '") ~ "')"
         ).rows[0][0] %}
     {{ return(found[1:] if found else none) }}
 {% endmacro %}
@@ -190,9 +190,7 @@ select 1
             when {{ rebuilds_all }} then 'joined without regard to time'
             when exists (from gone) then 'a record is gone'
             else 'new records'
-        end,
-        false,
-        false
+        end
     from changed
     having count(*) > 0;
 
