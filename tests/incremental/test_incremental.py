@@ -57,6 +57,8 @@ def deliver_start(lab):
     """The small tables, and the feed but for its last day and a quarter."""
     for source in ("airports", "planes", "airlines"):
         lab.write(source, f"{source}_1.csv", lab.pool[source])
+    lab.held = lab.pool["airports"][-1]
+    lab.write("airports", "airports_1.csv", lab.pool["airports"][:-1])
     lab.files = {}
     for source in ("flights", "weather"):
         first = started(lab.pool[source])
@@ -167,8 +169,8 @@ class Feed:
             self.put(source, "5.csv", lines[:1])
 
     def another_airport(self):
-        line = "BQN,Rafael Hernandez,18.49,-67.13,237,-4,N,America/Puerto_Rico"
-        self.lab.write("airports", "airports_2.csv", [f"{line},2013-01-01T12:00:00Z"])
+        """Without it, flights to it had no time zone, and were left out however old they are."""
+        self.lab.write("airports", "airports_2.csv", [self.lab.held])
 
 
 PARTS = [
@@ -219,3 +221,17 @@ def test_an_incremental_build_equals_a_full_rebuild_in_any_order_of_arrival(lab,
         lab.dbt("run")
         assert lab.differences() == [], said
         assert lab.noted() == [], said
+
+
+def test_an_airport_delivered_late_brings_back_the_flights_that_waited_for_it(lab):
+    lab.forget()
+    deliver_start(lab)
+    lab.dbt("run")
+    with lab.connected() as warehouse:
+        (before,) = warehouse.execute("select count(*) from training.flight_spine").fetchone()
+    Feed(lab, 0).another_airport()
+    lab.dbt("run")
+    with lab.connected() as warehouse:
+        (after,) = warehouse.execute("select count(*) from training.flight_spine").fetchone()
+    assert after > before
+    assert lab.differences() == []
