@@ -3,11 +3,11 @@
 Not for settings of dbt (`dbt_project.yml`), Feast (`feature_store.yaml`) or the training.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import yaml
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError, field_validator
 
 from hindcast.errors import HindcastError, MissingInputError
 
@@ -23,6 +23,10 @@ class Step(_Strict):
 
     name: str
     run: str
+    unless: Path | None = None
+    """Left out where this file is there: for what is made once, such as the first model."""
+    verdict: bool = False
+    """Exit code 1 is what it found, and no accident: the loop notes it and goes on."""
 
 
 class Result(_Strict):
@@ -50,11 +54,19 @@ class ProjectConfig(_Strict):
     feature_service: str
     spine: str
     at: AwareDatetime
+    """The instant a command stands at where none is given; `now` is the machine's clock."""
     steps: tuple[Step, ...]
+    model: Path | None = None
+    """The folder of the model in use, whose `manifest.json` says its `run` and `snapshot`."""
     audit: Audit = Audit()
     summary: str | None = None
     results: tuple[Result, ...] = ()
     next: tuple[str, ...] = ()
+
+    @field_validator("at", mode="before")
+    @classmethod
+    def _clock(cls, at: object) -> object:
+        return datetime.now(UTC).replace(microsecond=0) if at == "now" else at
 
 
 def load_config(project_dir: Path) -> ProjectConfig:

@@ -1,29 +1,66 @@
-"""Runs a project's commands in order, each as its own process, and says what it took.
+"""The whole loop once: a project's commands in order, each as its own process, on the record.
 
-For `hindcast run`. The commands are those of `hindcast.yml`; nothing here knows what they do.
+For `hindcast run`. The commands are those of `hindcast.yml`; nothing here knows what they do. One
+run at a time (`hindcast.lock`), every step written down as it begins and ends (`hindcast.runs`), so
+a run that failed or was killed can be taken up at the step where it stopped.
 """
 
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
+from types import FrameType
 
-from hindcast.config import Step
+from hindcast import lock, runs, snapshot
+from hindcast.config import ProjectConfig, Step, utc_text
+from hindcast.errors import HindcastError, MissingInputError
+from hindcast.runs import Run, StepRun
+
+DBT_RESULTS = Path("target/run_results.json")
+SECONDS_TO_STOP = 20.0  # for a step, when the run is asked to end
+INTERRUPTED, TERMINATED, NO_PROGRAM = 130, 143, 127  # exit codes, as shells have them
+
+
+class StepFailedError(HindcastError):
+    """A step ended badly, and the run with it."""
+
+
+class StoppedError(HindcastError):
+    """The run was asked to end (Ctrl-C, or SIGTERM)."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What is about to be done: a step, its place among the others, and what it usually takes."""
+
+    step: Step
+    command: str
+    position: int
+    count: int
+    usual_s: float | None
 
 
 @dataclass(frozen=True)
 class Ran:
-    """One finished command: wall seconds, peak memory in MB and its exit code."""
+    """What a loop did: its run, and the steps of this attempt."""
 
-    step: Step
-    seconds: float
-    peak_mb: float
-    exit_code: int
+    run: Run
+    steps: tuple[StepRun, ...]
+    left_out: tuple[Step, ...]
+    done_before: tuple[str, ...]
+
+    @property
+    def verdicts(self) -> tuple[str, ...]:
+        """The steps that found something to be wrong, without failing."""
+        return tuple(step.step for step in self.steps if step.is_done and step.exit_code)
 
 
 @dataclass(frozen=True)
@@ -34,22 +71,86 @@ class Built:
     seconds: float
 
 
-def run_step(step: Step, at: str, project_dir: Path) -> Ran:
-    """Run one command with its output shown as it comes."""
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        shlex.split(step.run.replace("{at}", at)), cwd=project_dir, env=_environment(project_dir)
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    # ru_maxrss counts kilobytes on Linux and bytes on macOS
-    peak = usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
-    return Ran(step, time.perf_counter() - started, peak, process.returncode)
+def run(
+    project_dir: Path,
+    config: ProjectConfig,
+    at: datetime,
+    *,
+    only: Sequence[str] = (),
+    resume: Run | None = None,
+    everything: bool = False,
+    tell: Callable[[Planned], None] = lambda planned: None,
+) -> Ran:
+    """Run the loop's steps, or `only` some of them, for the instant `at`.
+
+    `resume` is the run to go on with: what it has done is not done again. `everything`: steps are
+    not left out because what they make is there. `tell` hears of each step before it begins.
+
+    Raises:
+        LockedError: another run is at work.
+        StepFailedError: a step failed. The record has it, and `resume` goes on there.
+        StoppedError: the run was asked to end.
+    """
+    chosen = [step for step in config.steps if not only or step.name in only]
+    names = [step.name for step in chosen]
+    with lock.held(project_dir, at) as held, _signals():
+        if resume is None:
+            record, attempt = runs.begin(project_dir, at, names, not only, os.getpid()), 1
+        else:
+            record = resume
+            attempt = runs.go_on(project_dir, resume, names, os.getpid())
+        commands = {step.name: step.run.replace("{at}", utc_text(at)) for step in chosen}
+        left_out = [step for step in chosen if not everything and _is_made(step, project_dir)]
+        done = _done_before(record, chosen, commands, left_out)
+        usual = runs.usual_seconds(project_dir)
+        ran: list[StepRun] = []
+        code = 1
+        try:
+            for position, step in enumerate(chosen, 1):
+                if step.name in done or step in left_out:
+                    continue
+                command = commands[step.name]
+                tell(Planned(step, command, position, len(chosen), usual.get(step.name)))
+                ran.append(_run_step(project_dir, record, attempt, position, step, command, held))
+                if not ran[-1].is_done:
+                    code = ran[-1].exit_code or 1
+                    raise StepFailedError(_failed(ran[-1], at))
+            code = 0
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+            raise StoppedError(_stopped(at)) from None
+        except _TerminatedError:
+            code = TERMINATED
+            raise StoppedError(_stopped(at)) from None
+        finally:
+            runs.end(project_dir, record.run_id, code, current_snapshot(project_dir))
+    return Ran(record, tuple(ran), tuple(left_out), tuple(done))
+
+
+def to_resume(project_dir: Path, at: datetime | None) -> Run | None:
+    """The run that `--resume` goes on with: the newest of the whole loop for `at` (None: of any).
+
+    None where there is none, or where there is nothing left to do, which its outcome tells.
+    """
+    return runs.last_whole(project_dir, at)
+
+
+def last_attempt(project_dir: Path) -> tuple[StepRun, ...]:
+    """The steps of the newest run's last attempt."""
+    newest = runs.last(project_dir, 1)[0]
+    return tuple(step for step in newest.ran if step.attempt == newest.attempts)
+
+
+def run_command(command: str, project_dir: Path) -> int:
+    """Run one command with its output shown as it comes; its exit code."""
+    return subprocess.run(
+        shlex.split(command), cwd=project_dir, env=environment(project_dir), check=False
+    ).returncode
 
 
 def models_built(project_dir: Path) -> Iterator[Built]:
     """The models of dbt's last run, in the order they finished; none where it never ran."""
-    file = project_dir / "target" / "run_results.json"
+    file = project_dir / DBT_RESULTS
     if not file.exists():
         return
     for result in json.loads(file.read_text())["results"]:
@@ -58,12 +159,147 @@ def models_built(project_dir: Path) -> Iterator[Built]:
             yield Built(name[0], float(result["execution_time"]))
 
 
-def _environment(project_dir: Path) -> dict[str, str]:
+def current_snapshot(project_dir: Path) -> str | None:
+    """The id of the published snapshot; None where there is none."""
+    try:
+        return snapshot.current(project_dir / snapshot.PUBLISHED.parent).id
+    except MissingInputError:
+        return None
+
+
+def environment(project_dir: Path) -> dict[str, str]:
     """This process's environment, with the programs of its own virtual environment first."""
     programs = str(Path(sys.executable).parent)
     return os.environ | {
         "PATH": programs + os.pathsep + os.environ.get("PATH", ""),
         "PYTHONPATH": os.pathsep.join(
-            filter(None, [str(project_dir), os.environ.get("PYTHONPATH")])
+            filter(None, [str(project_dir.resolve()), os.environ.get("PYTHONPATH")])
         ),
     }
+
+
+def _done_before(
+    record: Run, chosen: Sequence[Step], commands: dict[str, str], left_out: Sequence[Step]
+) -> list[str]:
+    """The steps from the first on that the run has done, by the commands they have now."""
+    done = {(step.step, step.command) for step in record.ran if step.is_done}
+    found: list[str] = []
+    for step in chosen:
+        if (step.name, commands[step.name]) in done:
+            found.append(step.name)
+        elif step not in left_out:
+            break
+    return found
+
+
+def _is_made(step: Step, project_dir: Path) -> bool:
+    return step.unless is not None and (project_dir / step.unless).exists()
+
+
+def _run_step(
+    project_dir: Path,
+    record: Run,
+    attempt: int,
+    position: int,
+    step: Step,
+    command: str,
+    held: lock.Lock,
+) -> StepRun:
+    begun = StepRun(attempt, position, step.name, command, runs.now(), is_verdict=step.verdict)
+    runs.step_begins(project_dir, record.run_id, begun)
+    before = _dbt_invocation(project_dir)
+    started = time.perf_counter()
+    code, peak_mb = NO_PROGRAM, 0.0
+    try:
+        process = subprocess.Popen(
+            shlex.split(command),
+            cwd=project_dir,
+            env=environment(project_dir),
+            pass_fds=[held.fileno],  # so that nobody else begins while it is at work
+        )
+        held.at_step(step.name, process.pid)
+        code, peak_mb = _waited_for(process)
+    except FileNotFoundError as fault:
+        raise StepFailedError(
+            f"step {step.name} cannot run: there is no {fault.filename}. See what "
+            f"`hindcast doctor` says of it; the step is: {command}"
+        ) from None
+    except (KeyboardInterrupt, _TerminatedError):
+        code = _stop(process)
+        raise
+    finally:
+        after = _dbt_invocation(project_dir)
+        ended = replace(
+            begun,
+            ended_at=runs.now(),
+            seconds=time.perf_counter() - started,
+            peak_mb=peak_mb,
+            exit_code=code,
+            snapshot=current_snapshot(project_dir),
+            dbt_invocation_id=after if after != before else None,
+        )
+        runs.step_ends(project_dir, record.run_id, ended)
+    return ended
+
+
+def _waited_for(process: subprocess.Popen[bytes]) -> tuple[int, float]:
+    """A process's exit code and its peak memory in MB, once it has ended."""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    # ru_maxrss counts kilobytes on Linux and bytes on macOS
+    return process.returncode, usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> int:
+    """End a step because the run is asked to end. After Ctrl-C the terminal has told it already."""
+    process.terminate()
+    try:
+        return process.wait(SECONDS_TO_STOP)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def _dbt_invocation(project_dir: Path) -> str | None:
+    """The id that dbt gave to what it ran last."""
+    try:
+        return str(json.loads((project_dir / DBT_RESULTS).read_text())["metadata"]["invocation_id"])
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM came. Like KeyboardInterrupt, nothing but the loop may catch it."""
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """SIGTERM ends the run as Ctrl-C does: the step first, then the record, then the lock."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise _TerminatedError
+
+    try:
+        before = signal.signal(signal.SIGTERM, terminate)
+    except ValueError:  # not in the main thread, which is not asked to end by a signal
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _resume_by(at: datetime) -> str:
+    return f"hindcast run --resume --at {utc_text(at)}"
+
+
+def _failed(step: StepRun, at: datetime) -> str:
+    return (
+        f"step {step.step} failed (exit code {step.exit_code}); its message is above. Mend it and "
+        f"go on from there: `{_resume_by(at)}`. By itself it is: {step.command}"
+    )
+
+
+def _stopped(at: datetime) -> str:
+    return f"the run was asked to end. It goes on where it stopped by `{_resume_by(at)}`"

@@ -32,9 +32,9 @@ from hindcast.dbt import (
     load_project,
 )
 from hindcast.errors import DefinitionError
+from hindcast.snapshot import PUBLISHED as PUBLISHED
 from hindcast.types import FeastType
 
-PUBLISHED = Path("data/published/current")
 FEATURE_REPO = Path("feature_repo")
 
 OnDemand = Mapping[str, OnDemandFeatureView] | Iterable[OnDemandFeatureView]

@@ -18,6 +18,8 @@ from typing import Any
 from hindcast.errors import MissingInputError
 
 CURRENT = "current"
+PUBLISHED = Path("data/published") / CURRENT
+"""Where a project's current snapshot is, from its root."""
 _DESCRIPTION = "snapshot.json"
 _UNFINISHED = ".unfinished-"
 

@@ -4,8 +4,9 @@ The order here is the order of `hindcast --help`.
 """
 
 from hindcast.cli import run  # isort: skip
+from hindcast.cli import status  # isort: skip
 from hindcast.cli import parity  # isort: skip
 from hindcast.cli import audit  # isort: skip
 from hindcast.cli.app import app
 
-__all__ = ["app", "audit", "parity", "run"]
+__all__ = ["app", "audit", "parity", "run", "status"]
