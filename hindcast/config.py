@@ -47,6 +47,28 @@ class Audit(_Strict):
     """Where local clocks run: the nights they change are always among the replayed instants."""
 
 
+class Doctor(_Strict):
+    """What `hindcast doctor` must know."""
+
+    free_gb: float = 1.0
+    """How much room there must be on the disk beside that for the next build."""
+
+
+class Ui(_Strict):
+    """A page of the project's, and the command that serves it on loopback.
+
+    `{port}` in the command stands for a free port, `{at}` for the instant, and `{<name>}` for the
+    address of another one of these.
+    """
+
+    name: str
+    run: str
+    ready: str = "/"
+    """The path that answers as soon as it serves."""
+    pages: dict[str, str]
+    """What people look at: a title and its path."""
+
+
 class ProjectConfig(_Strict):
     """The whole of `hindcast.yml`; paths are relative to the directory it is in."""
 
@@ -59,6 +81,8 @@ class ProjectConfig(_Strict):
     model: Path | None = None
     """The folder of the model in use, whose `manifest.json` says its `run` and `snapshot`."""
     audit: Audit = Audit()
+    doctor: Doctor = Doctor()
+    ui: tuple[Ui, ...] = ()
     summary: str | None = None
     results: tuple[Result, ...] = ()
     next: tuple[str, ...] = ()

@@ -198,7 +198,7 @@ def _source(spec: FeatureViewSpec, published: Path) -> FileSource:
         file_format=ParquetFormat(),
         timestamp_field=KNOWN_AT,
         created_timestamp_column=spec.created_timestamp or "",
-        description=f"The published table of {spec.name}.",
+        description=spec.description,  # Feast's page shows a view's source, and this there
         owner=spec.owner,
     )
 

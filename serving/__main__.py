@@ -73,6 +73,9 @@ def main(
     rate: Annotated[
         float, typer.Option(help="Requests a second of one caller; 0: no limit.", min=0)
     ] = 0.0,
+    features: Annotated[
+        str | None, typer.Option(help="The address of Feast's page of the features, to link to.")
+    ] = None,
     log: Annotated[
         bool,
         typer.Option(help="Log every answer where the feature service says (its `log`)."),
@@ -94,7 +97,7 @@ def main(
         tell(f"anybody who reaches {host} may ask: no API key is set")
     guard = Guard(Limits(most_bytes, most_flights, rate), keys)
     listening = listen(host, port)
-    service = Service(Options(run_dir, repo, stands_at, guard, log), tell)
+    service = Service(Options(run_dir, repo, stands_at, guard, log, features), tell)
     for reason in service.not_ready():
         tell(f"not ready: {reason}")
 

@@ -54,6 +54,8 @@ class Options:
     """The clock stands at this instant; None: it is the machine's."""
     guard: Guard = field(default_factory=Guard)
     log: bool = True
+    features: str | None = None
+    """Where Feast's own page answers, for people to go on to."""
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,10 @@ The order here is the order of `hindcast --help`.
 
 from hindcast.cli import run  # isort: skip
 from hindcast.cli import status  # isort: skip
+from hindcast.cli import ui  # isort: skip
+from hindcast.cli import doctor  # isort: skip
 from hindcast.cli import parity  # isort: skip
 from hindcast.cli import audit  # isort: skip
 from hindcast.cli.app import app
 
-__all__ = ["app", "audit", "parity", "run", "status"]
+__all__ = ["app", "audit", "doctor", "parity", "run", "status", "ui"]

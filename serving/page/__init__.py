@@ -1,15 +1,18 @@
 """The page at `/`: its files, and the headers that let it load nothing from elsewhere.
 
 The files are read once. They hold no data: the page asks the service for that, like any other
-caller. Beside it stands the model's report (`/report`), where the service asks for no key.
+caller. Beside it stand the other ways in (`pages`), where the service asks for no key.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from html import escape
 from pathlib import Path
 
 from fastapi import APIRouter, Response
 
+from serving import pages
 from serving.requests import RequestError
 from serving.service import Service
 
@@ -23,14 +26,11 @@ FILES = {
     "icon.svg": "image/svg+xml",
     "style.css": "text/css",
 }
-REPORT_LINK = b'<a href="report">Model report</a>'
+LINKS = b"<!-- the other ways in, as far as they are there -->"
 NOTHING_ELSE = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     f"connect-src 'self'; {NOTHING_ELSE}"
-)
-REPORT_POLICY = (  # one file, with its style and pictures in it
-    f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; {NOTHING_ELSE}"
 )
 
 
@@ -39,15 +39,11 @@ def router(service: Service) -> APIRouter:
     folder = Path(__file__).parent
     files = {name: (folder / name).read_bytes() for name in FILES}
     index = (folder / "index.html").read_bytes()
-    report = service.options.run.resolve() / "report.html"
-    has_report = report.is_file() and not service.guard.keys
-    if not has_report:
-        index = index.replace(REPORT_LINK, b"")
     routes = APIRouter(include_in_schema=False)
 
     @routes.get("/")
     async def page() -> Response:
-        return _answer(index, "text/html", PAGE_POLICY)
+        return _answer(index.replace(LINKS, links(service)), "text/html", PAGE_POLICY)
 
     @routes.get("/page/{name}")
     async def file(name: str) -> Response:
@@ -55,13 +51,34 @@ def router(service: Service) -> APIRouter:
             raise RequestError(404, "no_such_file", "the page has no file of this name; see /")
         return _answer(files[name], FILES[name], PAGE_POLICY)
 
-    if has_report:
-
-        @routes.get("/report")
-        async def model_report() -> Response:
-            return _answer(report.read_bytes(), "text/html", REPORT_POLICY)
+    for way in () if service.guard.keys else pages.WAYS:
+        routes.get(f"/{way.path}")(_shower(service, way))
 
     return routes
+
+
+def _shower(service: Service, way: pages.Way) -> Callable[[], Response]:
+    policy = f"default-src 'none'; {way.policy}; {NOTHING_ELSE}"
+
+    def show() -> Response:
+        file = way.file(service.options.run)
+        if file is None:
+            raise RequestError(404, "no_such_file", f"there is no {way.title.lower()} yet")
+        return _answer(file.read_bytes(), way.kind(file), policy)
+
+    return show
+
+
+def links(service: Service) -> bytes:
+    """The other ways in that are there now, as links."""
+    if service.guard.keys:
+        return b""
+    found = [(w.path, w.title) for w in pages.WAYS if w.file(service.options.run) is not None]
+    if service.options.features is not None:
+        found.append((service.options.features, "Features"))
+    return "\n      ".join(
+        f'<a href="{escape(address)}">{escape(title)}</a>' for address, title in found
+    ).encode()
 
 
 def _answer(content: bytes, kind: str, policy: str) -> Response:

@@ -46,10 +46,14 @@ class Running:
 
 @contextmanager
 def running(
-    run_dir: Path, at: datetime = STANDS_AT, keys: tuple[bytes, ...] = ()
+    run_dir: Path,
+    at: datetime = STANDS_AT,
+    keys: tuple[bytes, ...] = (),
+    features: str | None = None,
 ) -> Iterator[Running]:
     """A service whose clock stands at an instant, stopped at the end."""
-    made = Running(Options(run=run_dir, stands_at=at, guard=Guard(keys=keys), log=False))
+    guard = Guard(keys=keys)
+    made = Running(Options(run=run_dir, stands_at=at, guard=guard, log=False, features=features))
     try:
         yield made
     finally:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,6 +66,33 @@ class Project:
 
     def status(self) -> dict:
         return json.loads(self.must("status --json"))
+
+
+def copy_of_ours(root: Path) -> Project:
+    """Our project with two days of the feed to land, and the daily loop without a model."""
+    for part in ("models", "macros", "seeds", "tests/data", "feature_repo"):
+        shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("dbt_project.yml", "profiles.yml"):
+        shutil.copy(ROOT / file, root / file)
+    (root / "hindcast.yml").write_text(
+        "feature_repo: feature_repo\nfeature_service: late_arrival\nspine: flight_spine\n"
+        f"at: {AT}\nsteps:\n"
+        '  - {name: land, run: "python -m landing --until {at}"}\n'
+        "  - {name: build, run: dbt build}\n"
+        "  - {name: catalogue, run: dbt docs generate --static --no-compile}\n"
+        "  - {name: register, run: feast -c feature_repo apply}\n"
+        "  - {name: materialize, "
+        'run: "feast -c feature_repo materialize-incremental {at}"}\n'
+        '  - {name: parity, run: "hindcast parity --at {at} --rows 100", verdict: true}\n'
+        "ui:\n"
+        "  - name: features\n"
+        "    run: feast -c feature_repo ui --host 127.0.0.1 --port {port}\n"
+        "    pages: {Feature views: /p/hindcast_flights, Not there: /nowhere/at/all}\n"
+        "  - name: lineage\n"
+        "    run: python -m http.server --bind 127.0.0.1 --directory target {port}\n"
+        "    pages: {Lineage: /static_index.html}\n"
+    )
+    return Project(root)
 
 
 class Toy(Project):
