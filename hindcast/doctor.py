@@ -14,7 +14,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import chdir
+from contextlib import chdir, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -411,7 +411,7 @@ def _changes(store: FeatureStore, repo: Path) -> list[str]:
     from feast.diff.property_diff import TransitionType
     from feast.repo_operations import parse_repo
 
-    with chdir(repo):
+    with chdir(repo), _importable(Path.cwd()):
         contents = parse_repo(Path())
         contents.projects.append(Project(name=store.project))
         difference, _, _ = store.plan(contents)
@@ -425,6 +425,15 @@ def _changes(store: FeatureStore, repo: Path) -> list[str]:
         if change.transition_type != TransitionType.UNCHANGED
         and change.feast_object_type.value != "project"
     ]
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
 
 
 def _online(patient: _Patient, store: FeatureStore) -> Iterator[Finding]:

@@ -155,7 +155,7 @@ def open_store(project_dir: Path, config: ProjectConfig) -> FeatureStore:
     """
     from feast import FeatureStore
 
-    store = FeatureStore(repo_path=str(project_dir / config.feature_repo))
+    store = FeatureStore(repo_path=str((project_dir / config.feature_repo).resolve()))
     if not store.list_feature_views():
         raise MissingInputError(
             f"nothing is registered: run `feast -c {config.feature_repo} apply` first"

@@ -124,9 +124,15 @@ def _dbt(root: Path, config: ProjectConfig, manifest: Path) -> AssetsDefinition:
 
     return build.map_asset_specs(
         lambda spec: spec.replace_attributes(
-            freshness_policy=FreshnessPolicy.time_window(fail_window=LATE_AFTER)
+            group_name=_folder(spec.key),
+            freshness_policy=FreshnessPolicy.time_window(fail_window=LATE_AFTER),
         )
     )
+
+
+def _folder(key: AssetKey) -> str:
+    """The part of the graph that a model or source is in: its schema."""
+    return key.path[0] if len(key.path) > 1 else "seeds"
 
 
 def _landing(
@@ -137,7 +143,12 @@ def _landing(
         {key for keys in built.asset_deps.values() for key in keys if key not in built.keys}
     )
 
-    @multi_asset(name="land", specs=[AssetSpec(key, description=_said(steps)) for key in sources])
+    @multi_asset(
+        name="land",
+        specs=[
+            AssetSpec(key, group_name=_folder(key), description=_said(steps)) for key in sources
+        ],
+    )
     def land(context: AssetExecutionContext, instant: Instant) -> Iterator[MaterializeResult[Any]]:
         for step in steps:
             _run(root, config, step, instant)
@@ -150,7 +161,7 @@ def _landing(
 def _step(
     root: Path, config: ProjectConfig, step: Step, upstream: Sequence[AssetKey]
 ) -> AssetsDefinition:
-    @asset(name=step.name, deps=upstream, description=_said([step]), group_name="after_dbt")
+    @asset(name=step.name, deps=upstream, description=_said([step]), group_name="loop")
     def made(context: AssetExecutionContext, instant: Instant) -> MaterializeResult[Any]:
         return MaterializeResult(metadata=_run(root, config, step, instant))
 

@@ -81,8 +81,14 @@ def test_a_command_in_the_docs_is_one_that_its_program_knows(command):
         options = {name for parameter in known.params for name in parameter.opts}
         options |= {n for p in command_line(words[0]).params for n in p.opts}
         assert {word for word in words if word.startswith("-")} <= options
+    elif words[0] == "dagster":
+        from dagster._cli import create_dagster_cli
+
+        assert words[1] in create_dagster_cli().commands
     else:
-        assert words[0] in ("git", "source", "pip", "cd"), f"nothing here can check {command!r}"
+        assert words[0] in ("export", "git", "source", "pip", "cd"), (
+            f"nothing here can check {command!r}"
+        )
 
 
 @pytest.mark.parametrize("code", blocks("python"))

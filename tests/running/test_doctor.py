@@ -5,10 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 
 import duckdb
 import pytest
+from running_projects import Toy
 
 from hindcast import runs
 from hindcast.kv import LmdbEngine
@@ -97,23 +100,39 @@ def test_a_disk_without_room_is_named(ours):
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
-def test_files_that_may_not_be_written_are_named(ours):
+def test_files_that_may_not_be_written_are_named():
     """For a user that is neither their owner nor root."""
-    root = ours.project.root
     code = (
-        "import os, sys\n"
+        "import os\n"
         "from pathlib import Path\n"
-        "from hindcast import doctor, config\n"
+        "from hindcast import config, doctor\n"
         "project = config.load_config(Path('.'))\n"
         "patient = doctor._Patient(Path('.'), project, project.at)\n"
-        "os.setgid(65534); os.setuid(65534)\n"
-        "for finding in doctor._writable(patient): print(finding.state, finding.found)\n"
+        "for user in (0, 65534):\n"
+        "    os.setuid(user)\n"
+        "    for it in doctor._writable(patient): print(it.state, it.found, it.todo)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, env=ours.project.env, capture_output=True, text=True
-    )
-    # what it may not even look into, it says in its own words
-    assert "wrong" in done.stdout or "Permission denied" in done.stderr
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        project = Toy(Path(folder))
+        (project.root / "data").mkdir(mode=0o755)
+        (project.root / "data/hindcast.duckdb").touch(mode=0o644)
+        (project.root / "target").mkdir()
+        os.chmod(project.root / "target", 0o777)
+        said = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=project.root,
+            env=project.env,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    good, bad = said.splitlines()
+    assert good.startswith("ok root may write data, target")
+    assert bad.startswith("wrong")
+    assert "may not write data, data/hindcast.duckdb" in bad
+    assert "target" not in bad
+    assert "chown -R" in bad
 
 
 def test_a_run_that_was_killed_is_named_with_the_way_on(ours):
