@@ -101,7 +101,7 @@ def _told(name: str, findings: Iterator[Finding]) -> Iterator[Finding]:
     """A check that runs into a mistake of the project's has found it."""
     try:
         yield from findings
-    except (HindcastError, OSError) as fault:
+    except (HindcastError, OSError, duckdb.Error) as fault:
         yield Finding(
             name.strip("_"), WRONG, str(fault), "see what it says; then `hindcast doctor` again"
         )
@@ -285,7 +285,7 @@ def _records(patient: _Patient) -> Iterator[Finding]:
         return
     try:
         newest = runs.last_whole(patient.root, None)
-    except duckdb.Error as fault:
+    except (HindcastError, duckdb.Error) as fault:
         yield Finding(
             "runs",
             WRONG,

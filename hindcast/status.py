@@ -128,8 +128,8 @@ def look(project_dir: Path, config: ProjectConfig, at: datetime) -> Status:
     try:
         current = snapshot.current(project_dir / snapshot.PUBLISHED.parent)
         views = view_ages(open_store(project_dir, config), project_dir, at)
-    except HindcastError as fault:
-        notes.append(str(fault))
+    except (HindcastError, duckdb.Error) as fault:
+        notes.append(f"{fault}; see `hindcast doctor`")
     model: Model | None = None
     try:
         model = current_model(project_dir, config)

@@ -21,7 +21,10 @@ def ours(tmp_path_factory):
 
     project = copy_of_ours(tmp_path_factory.mktemp("ours"))
     job = definitions(project.root).get_job_def("loop")
-    config = {"resources": {"instant": {"config": {"at": AT}}}}
+    config = {
+        "resources": {"instant": {"config": {"at": AT}}},
+        "loggers": {"console": {"config": {"log_level": "ERROR"}}},
+    }
     with DagsterInstance.ephemeral() as instance:
         made = job.execute_in_process(instance=instance, run_config=config, raise_on_error=False)
         assert made.success, [e.event_specific_data for e in made.get_step_failure_events()]
