@@ -2,6 +2,7 @@
 
 import re
 import signal
+import subprocess
 import time
 import urllib.error
 
@@ -49,6 +50,20 @@ def test_feast_shows_the_views_with_features_descriptions_and_owners(up, ours):
         page.get_by_role("link", name="origin_departures_1h").click()
         page.get_by_text("Departures known in the last hour.").wait_for(timeout=30_000)
         assert [url for url in asked if "127.0.0.1" not in url and "data:" not in url] == []
+
+
+def test_feast_shows_statistics_once_they_are_computed(up, ours):
+    command = "feast -c feature_repo monitor run -v airport_state"
+    subprocess.run(command.split(), cwd=ours.project.root, env=ours.project.env, check=True)
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 1600, "height": 900})
+        page.goto(f"{address(up[1], 'Feature views')}/monitoring")
+        row = page.get_by_role("row").filter(has_text="origin_departures_1h").first
+        row.wait_for(timeout=60_000)
+        said = row.inner_text()
+        assert "numeric" in said
+        assert re.search(r"\b\d+\.\d%", said), said  # its share of NULLs
+        assert row.locator("svg").count() > 0  # its distribution
 
 
 def test_dbt_docs_show_the_graph_from_the_raw_file_to_the_model(up):
