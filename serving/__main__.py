@@ -97,7 +97,7 @@ def main(
         tell(f"anybody who reaches {host} may ask: no API key is set")
     guard = Guard(Limits(most_bytes, most_flights, rate), keys)
     listening = listen(host, port)
-    service = Service(Options(run_dir, repo, stands_at, guard, log, features), tell)
+    service = Service(Options(run_dir, repo, stands_at, guard, log, features or None), tell)
     for reason in service.not_ready():
         tell(f"not ready: {reason}")
 
