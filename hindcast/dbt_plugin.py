@@ -17,7 +17,7 @@ from hindcast import snapshot
 
 
 class Plugin(BasePlugin):  # type: ignore[misc]  # dbt ships no types
-    """Registers `snapshot_begin`, `snapshot_publish` and `file_stamp` on dbt's connection."""
+    """Registers `snapshot_begin`, `_reuse` and `_publish`, and `file_stamp`, with DuckDB."""
 
     def update_connection_config(self, creds: Any, config: dict[str, Any]) -> None:
         """Make the warehouse's folder: DuckDB creates the file, not the folder it is in."""
@@ -28,6 +28,9 @@ class Plugin(BasePlugin):  # type: ignore[misc]  # dbt ships no types
         conn.create_function("file_stamp", _file_stamp, ["VARCHAR"], "VARCHAR", side_effects=True)
         conn.create_function(
             "snapshot_begin", _begin, ["VARCHAR", "VARCHAR"], "VARCHAR", side_effects=True
+        )
+        conn.create_function(
+            "snapshot_reuse", _reuse, ["VARCHAR"] * 3, "INTEGER", side_effects=True
         )
         conn.create_function(
             "snapshot_publish",
@@ -55,6 +58,11 @@ def _file_stamp(path: str) -> str:
 
 def _begin(published: str, snapshot_id: str) -> str:
     return str(snapshot.begin(Path(published), snapshot_id))
+
+
+def _reuse(table: str, previous: str, before: str) -> int:
+    linked = snapshot.reuse(Path(table), previous, before)
+    return -1 if linked is None else linked  # DuckDB takes no NULL of a function in Python
 
 
 def _publish(staging: str, description: str, keep: int) -> str:

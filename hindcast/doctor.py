@@ -215,7 +215,7 @@ def _disk(patient: _Patient) -> Iterator[Finding]:
     place = data if data.exists() else patient.root
     free = shutil.disk_usage(place).free
     current = data / "published" / snapshot.CURRENT
-    files = [*data.glob("*.duckdb"), *(current.glob("*.parquet") if current.exists() else ())]
+    files = [*data.glob("*.duckdb"), *(current.rglob("*.parquet") if current.exists() else ())]
     needed = sum(file.stat().st_size for file in files) + patient.config.doctor.free_gb * 1e9
     said = f"{free / 1e9:,.1f} GB free at {place}, {needed / 1e9:,.1f} GB needed for the next build"
     if free < needed:

@@ -1,10 +1,14 @@
-"""Publish, find and prune snapshots: consistent sets of Parquet files, one per feature table.
+"""Publish, find and prune snapshots: consistent sets of Parquet files, a directory per table.
 
 Layout under the published directory: one directory per snapshot named by its id, each with a
 `snapshot.json`, and the symbolic link `current` to the newest. The link is replaced by a
 rename, so a reader sees the old snapshot or the new one, never a mix; it resolves the link once
 and may finish reading the old one, which stays until `keep` newer ones exist. Not for writing
 the tables themselves: dbt does that, in SQL.
+
+A file never changes once it is published, so snapshots share those that are the same in both (hard
+links): what one costs is what changed. `snapshot.json` says from which instant on each table may
+be other than in the `previous` snapshot.
 """
 
 import json
@@ -20,6 +24,8 @@ from hindcast.errors import MissingInputError
 CURRENT = "current"
 PUBLISHED = Path("data/published") / CURRENT
 """Where a project's current snapshot is, from its root."""
+BEGINNING = datetime.min.replace(tzinfo=UTC)
+END = datetime.max.replace(tzinfo=UTC)
 _DESCRIPTION = "snapshot.json"
 _UNFINISHED = ".unfinished-"
 
@@ -32,6 +38,11 @@ class Snapshot:
     path: Path
     created_at: datetime
     tables: dict[str, int]
+    previous: str | None
+    """The id of the snapshot that `changed_from` compares with."""
+    changed_from: dict[str, datetime | None]
+    """By table, the instant (of `known_at`, in the spine of `predict_at`) before which its rows are
+    those of `previous`; None: all are."""
 
     @property
     def row_count(self) -> int:
@@ -47,6 +58,45 @@ def begin(published: Path, snapshot_id: str) -> Path:
     staging = published / f"{_UNFINISHED}{snapshot_id}"
     staging.mkdir()
     return staging
+
+
+def reuse(table: Path, previous_id: str, before: str) -> int | None:
+    """Begin a table of an unfinished snapshot with the files of an earlier one.
+
+    Taken are those whose names sort before `before`. Returns how many, None if there is no earlier
+    snapshot to begin with; the directory is then empty.
+    """
+    table.mkdir()
+    earlier = table.parent.parent / previous_id / table.name
+    if not previous_id or not before or not earlier.is_dir():
+        return None
+    files = [file for file in sorted(earlier.iterdir()) if file.name < before]
+    for file in files:
+        try:
+            os.link(file, table / file.name)
+        except OSError:  # the file system has no links, or no more of them
+            shutil.copy2(file, table / file.name)
+    return len(files)
+
+
+def changed_since(snapshot: Snapshot, loaded: str, table: str) -> datetime | None:
+    """The instant before which a table's rows are those that it had in an earlier snapshot.
+
+    END if all are; None if that cannot be told, since a snapshot between was pruned.
+    """
+    least = END
+    while snapshot.id != loaded:
+        changed = snapshot.changed_from.get(table, BEGINNING)
+        least = min(least, END if changed is None else changed)
+        if snapshot.previous is None:
+            return None
+        before = snapshot.path.parent / snapshot.previous
+        if snapshot.previous == loaded:
+            return least  # it may be pruned: nothing of it is needed
+        if not (before / _DESCRIPTION).exists():
+            return None
+        snapshot = read(before)
+    return least
 
 
 def publish(staging: Path, description: dict[str, Any], *, keep: int) -> Path:
@@ -98,4 +148,13 @@ def read(path: Path) -> Snapshot:
         path=path,
         created_at=datetime.fromisoformat(stored["created_at"]),
         tables={name: int(rows) for name, rows in stored["tables"].items()},
+        previous=stored.get("previous"),
+        changed_from={
+            name: None if text is None else _instant(text)
+            for name, text in stored.get("changed_from", {}).items()
+        },
     )
+
+
+def _instant(text: str) -> datetime:
+    return BEGINNING if text == "-infinity" else datetime.fromisoformat(text).astimezone(UTC)

@@ -22,6 +22,9 @@
     {% do run_query('create table if not exists ' ~ notes ~ '.pending (source_name varchar, '
         ~ 'changed_from timestamptz, reason varchar)') %}
     {% do run_query('create table if not exists ' ~ notes ~ '.project (fingerprint varchar)') %}
+    {% do run_query('create table if not exists ' ~ notes ~ '.unpublished (source_name varchar, '
+        ~ 'changed_from timestamptz)') %}
+    {% do run_query('create table if not exists ' ~ notes ~ '.published (snapshot_id varchar)') %}
     {% set fingerprint = project_fingerprint() %}
     {% set known = run_query("select 1 from " ~ notes ~ ".project where fingerprint = '"
         ~ fingerprint ~ "'") | length %}
@@ -77,15 +80,28 @@ select 1
 
 
 {% macro read_notes() %}
-    {% if run_query("select 1 from duckdb_tables() where database_name = current_database() "
-        ~ "and schema_name = '" ~ notes_schema() ~ "' and table_name = 'pending'") | length == 0 %}
-        {{ return('-infinity') }}
-    {% endif %}
+    {{ return(noted_from(model.unique_id, ['pending']) if increments_are_noted() else '-infinity') }}
+{% endmacro %}
+
+
+{% macro increments_are_noted() %}
+    {{ return(not var('as_of', none) and not var('as_of_world', none) and run_query(
+        "select 1 from duckdb_tables() where database_name = current_database() "
+        ~ "and schema_name = '" ~ notes_schema() ~ "' and table_name = 'published'") | length == 1) }}
+{% endmacro %}
+
+
+{#- The earliest instant that some tables of notes have for the sources of a model, as text. -#}
+{% macro noted_from(unique_id, tables) %}
     {% set sources = ['*'] %}
-    {% do add_sources_of(model.unique_id, sources, []) %}
+    {% do add_sources_of(unique_id, sources, []) %}
+    {% set notes = [] %}
+    {% for table in tables %}
+        {% do notes.append('select source_name, changed_from from ' ~ notes_schema() ~ '.' ~ table) %}
+    {% endfor %}
     {#- with a letter in front, or agate would make a time of the text -#}
-    {% set found = run_query("select 'T' || min(changed_from)::varchar from " ~ notes_schema()
-        ~ ".pending where source_name in ('" ~ sources | join("', '") ~ "')"
+    {% set found = run_query("select 'T' || min(changed_from)::varchar from ("
+        ~ notes | join(' union all ') ~ ") where source_name in ('" ~ sources | join("', '") ~ "')"
         ).rows[0][0] %}
     {{ return(found[1:] if found else none) }}
 {% endmacro %}
@@ -268,14 +284,20 @@ select 1
 {% endmacro %}
 
 
-{#- on-run-end: after a run in which every model succeeded, what was noted is done. -#}
+{#- on-run-end: after a run in which every model succeeded, what was noted is done, and left to be
+    published. -#}
 {% macro forget_changes(results) %}
 {% if execute and flags.WHICH in ('build', 'run', 'retry') and not flags.EMPTY and not var('as_of', none) %}
     {% set done = results | selectattr('status', 'equalto', 'success') | map(attribute='node.unique_id') | list %}
     {% set models = graph.nodes.values() | selectattr('resource_type', 'equalto', 'model')
         | map(attribute='unique_id') | reject('in', done) | list %}
     {% if not models %}
-        {% do run_query('delete from ' ~ notes_schema() ~ '.pending') %}
+        {% set notes = notes_schema() %}
+        {% do run_query('begin; create or replace table ' ~ notes ~ '.unpublished as '
+            ~ 'select source_name, min(changed_from) as changed_from from '
+            ~ '(select source_name, changed_from from ' ~ notes ~ '.pending union all '
+            ~ 'select source_name, changed_from from ' ~ notes ~ '.unpublished) group by all; '
+            ~ 'delete from ' ~ notes ~ '.pending; commit') %}
     {% endif %}
 {% endif %}
 select 1

@@ -19,6 +19,8 @@ from typing import Any
 
 import duckdb
 
+from hindcast import snapshot
+
 ROOT = Path(__file__).parents[2]
 PARTS = ["models", "macros", "seeds", "feature_repo"]
 FILES = ["dbt_project.yml", "profiles.yml"]
@@ -87,9 +89,9 @@ class Lab:
         self.dbt("compile")
         self._full = self._in_order()
 
-    def dbt(self, verb: str, *arguments: str) -> None:
+    def dbt(self, verb: str, *arguments: str, publish: bool = False) -> None:
         """Run dbt here; it must succeed."""
-        settings = ["--vars", "{publish: false}"]
+        settings = ["--vars", f"{{publish: {str(publish).lower()}}}"]
         answer = self._runner.invoke([verb, *arguments, *settings, *self._places()])
         failed = [
             (result.node.name, result.message)
@@ -150,10 +152,38 @@ class Lab:
                         found.append(f"{table}: {len(odd)} rows, such as {sorted(odd)[:3]}")
         return found
 
+    def unlike_published(self) -> list[str]:
+        """Published tables that are not the warehouse's, or not as their snapshot says they are."""
+        now = snapshot.current(self.root / "data" / "published")
+        before = now.path.parent / (now.previous or now.id)
+        found = []
+        with self.connected() as warehouse:
+            for name, rows in now.tables.items():
+                node = self.models[name]
+                period = "known_at" if "feature_view" in node.config.meta else "predict_at"
+                here = f"from read_parquet('{now.path}/{name}.parquet')"
+                there = f"from read_parquet('{before}/{name}.parquet')"
+                counted = warehouse.execute(f"select count(*) {here}").fetchone()
+                if counted != (rows,) or _unlike(warehouse, here, f"from {node.relation_name}"):
+                    found.append(f"{name}: published is not what was built")
+                changed = now.changed_from[name]
+                as_before = "" if changed is None else f" where {period} < '{changed.isoformat()}'"
+                if changed != snapshot.BEGINNING and _unlike(
+                    warehouse, here + as_before, there + as_before
+                ):
+                    found.append(f"{name}: changed before {changed}")
+        return found
+
     def noted(self) -> list[Any]:
         """What the next run would build again."""
         with self.connected() as warehouse:
             return warehouse.execute("from hindcast.pending").fetchall()
+
+
+def _unlike(warehouse: duckdb.DuckDBPyConnection, one: str, other: str) -> list[Any]:
+    return warehouse.execute(
+        f"(({one}) except all ({other})) union all (({other}) except all ({one}))"
+    ).fetchall()
 
 
 def _raw_lines() -> str:
