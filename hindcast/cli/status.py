@@ -91,7 +91,8 @@ def _show_runs(found: Status, to: Console) -> None:
         at_step = f" at {run.stopped_at}" if run.stopped_at else ""
         again = f", attempt {run.attempts}" if run.attempts > 1 else ""
         done = len({step.position for step in run.ran if step.is_done})
-        what = f"{done} of {len(run.steps)}" if run.is_whole else ", ".join(run.steps)
+        of = "" if run.outcome == "done" else f" of {len(run.steps)}"  # some may be left out
+        what = f"{done}{of}" if run.is_whole else ", ".join(run.steps)
         table.add_row(
             str(run.run_id),
             utc_text(run.at),
