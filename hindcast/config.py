@@ -3,11 +3,18 @@
 Not for settings of dbt (`dbt_project.yml`), Feast (`feature_store.yaml`) or the training.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import yaml
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
 from hindcast.errors import HindcastError, MissingInputError
 
@@ -69,6 +76,41 @@ class Ui(_Strict):
     """What people look at: a title and its path."""
 
 
+class Retrain(_Strict):
+    """What `hindcast retrain` must know: two commands, and the rule.
+
+    `train` leaves a run in `artifacts` and points `latest` at it; in it stand {fit_from},
+    {tune_from}, {test_from} and {until} (days), {at} and {artifacts}. `score` writes a model's
+    scores of some days as Parquet; in it stand {run}, {first} and {until} (days), {at} and {out}.
+    """
+
+    train: str
+    score: str
+    time_zone: str
+    """Whose days the days are."""
+    first_day: date
+    """The first day of history to train on."""
+    window_days: int | None = Field(None, ge=1)
+    """Train on so many days only, the last ones; None: on all since `first_day`."""
+    tune_days: int = Field(28, ge=1)
+    """The last of the training days: they choose and calibrate."""
+    judge_days: int = Field(14, ge=2)
+    """Days before `at` that champion and challenger are judged on; no training sees them."""
+    least_days: int = Field(7, ge=2)
+    """Fewer days that neither has trained on judge nobody."""
+    every_days: int = Field(28, ge=1)
+    """A champion trained on nothing newer than so many days is due for a challenger."""
+    decay: float = Field(0.02, ge=0)
+    """A champion has decayed whose ROC AUC is lower by more than this, beyond noise, than on the
+    days it was chosen on."""
+    act_cost: float = 1.0
+    """What acting on one row costs,"""
+    act_benefit: float = 2.0
+    """and what it saves if the row's label is true."""
+    resamples: int = Field(1000, ge=100)
+    """Bootstrap resamples of whole days, for every interval."""
+
+
 class ProjectConfig(_Strict):
     """The whole of `hindcast.yml`; paths are relative to the directory it is in."""
 
@@ -80,9 +122,12 @@ class ProjectConfig(_Strict):
     steps: tuple[Step, ...]
     model: Path | None = None
     """The folder of the model in use, whose `manifest.json` says its `run` and `snapshot`."""
+    artifacts: Path = Path("artifacts")
+    """The folder of the training runs, `champion` and `latest` among them."""
     audit: Audit = Audit()
     doctor: Doctor = Doctor()
     ui: tuple[Ui, ...] = ()
+    retrain: Retrain | None = None
     summary: str | None = None
     results: tuple[Result, ...] = ()
     next: tuple[str, ...] = ()

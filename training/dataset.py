@@ -8,6 +8,7 @@ feature that is wished for here belongs in `models/features/` or `feature_repo/o
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,12 +100,33 @@ def load(settings: Settings) -> Dataset:
 def spine_sql(settings: Settings, join_at: str = "predict_at") -> str:
     """The spine of the period; `join_at` is the instant as of which features are joined."""
     start, end = settings.instant(settings.fit_from), settings.instant(settings.test_until)
+    return spine_between(settings, start, end, join_at)
+
+
+def spine_between(
+    settings: Settings, start: datetime, end: datetime, join_at: str = "predict_at"
+) -> str:
+    """The spine of the predictions from `start` on and before `end`, in order."""
     return (
         f"select *, {join_at} as event_timestamp from {settings.spine} "
         f"where predict_at >= timestamptz '{start.isoformat()}' "
         f"and predict_at < timestamptz '{end.isoformat()}' "
         "order by predict_at, flight_id"
     )
+
+
+def days(settings: Settings, first: str, until: str) -> pd.DataFrame:
+    """Spine and features of the days from `first` on and before `until`, whatever they are for."""
+    store = open_store(settings)
+    sql = spine_between(settings, settings.instant(first), settings.instant(until))
+    job = store.get_historical_features(entity_df=sql, features=feature_service(store, settings))
+    frame: pd.DataFrame = job.to_df()
+    if frame.empty:
+        raise MissingInputError(
+            f"{settings.spine} has no flight from {first} to {until}; land those days "
+            "(`python -m landing`) and run `dbt build`, or choose others"
+        )
+    return frame
 
 
 def assemble(
@@ -123,7 +145,7 @@ def assemble(
     made = set(names) - set(settings.keys)
     frame = table.to_pandas()
     local = frame["predict_at"].dt.tz_convert(settings.zone).dt.tz_localize(None).dt.normalize()
-    late = frame[LABEL].astype("float64").to_numpy()
+    late = frame[LABEL].where(known(frame, settings)).astype("float64").to_numpy()
     part = np.select(
         [local < settings.tune_from, local < settings.test_from], ["fit", "tune"], "test"
     )
@@ -143,6 +165,16 @@ def assemble(
         part=part,
         day=(local - local.min()).dt.days.to_numpy(),
     )
+
+
+def known(frame: pd.DataFrame, settings: Settings) -> pd.Series:
+    """Whether each flight's outcome may be used: all may, unless the settings say `known_by`."""
+    if not settings.known_by:
+        return pd.Series(True, index=frame.index)
+    by = pd.Timestamp(settings.known_by)
+    first_test = pd.Timestamp(settings.instant(settings.test_from))
+    at, before_test = frame["label_known_at"], frame["predict_at"] < first_test
+    return (at <= by) & (~before_test | (at <= first_test))
 
 
 def horizon_min(frame: pd.DataFrame) -> float:

@@ -5,6 +5,7 @@ and Platt's scaling on top; one scikit-learn object, saved with skops, so that l
 no code. Not for judging a model: that is `evaluate`.
 """
 
+import copy
 import json
 import zipfile
 from collections.abc import Callable, Sequence
@@ -160,6 +161,23 @@ def train(
     with threadpool_limits(settings.threads):
         pipeline, choice = choose(fit, tune, columns, settings, tell)
         return (calibrated(pipeline, tune) if calibrate else pipeline), choice
+
+
+def refitted(
+    estimator: Any, data: Dataset, columns: Sequence[Column], choice: Choice, settings: Settings
+) -> Any:
+    """A calibrated model with its trees fitted again on the tuning days too.
+
+    Leaves, rounds and calibration stay as the tuning days decided: they were unseen then.
+    """
+    rows = np.sort(np.concatenate([data.rows("fit"), data.rows("tune")]))
+    pipeline = trees(columns, settings, choice.leaves, choice.rounds)
+    with threadpool_limits(settings.threads):
+        pipeline.fit(design(data.frame.iloc[rows], columns), data.late[rows])
+    again = copy.deepcopy(estimator)
+    (fold,) = again.calibrated_classifiers_
+    fold.estimator = FrozenEstimator(pipeline)
+    return again
 
 
 @dataclass(frozen=True)

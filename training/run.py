@@ -80,7 +80,14 @@ def learn(data: dataset.Dataset, settings: Settings) -> Trained:
         tell(f"{choice.rounds} rounds of {choice.leaves} leaves")
     with step("Scores of the tuning and the test days"):
         scoring = model.ScoringModel(estimator, data.columns, np.nan, {})
-        return Trained(scoring, choice, on_later_days(data, scoring.predict_proba))
+        p = on_later_days(data, scoring.predict_proba)
+    if settings.refit:
+        with step("Trees again, on the tuning days too"):
+            estimator = model.refitted(estimator, data, data.columns, choice, settings)
+            scoring = model.ScoringModel(estimator, data.columns, np.nan, {})
+            test = data.rows("test", labelled=False)
+            p[test] = scoring.predict_proba(data.frame.iloc[test])
+    return Trained(scoring, choice, p)
 
 
 def baselines(data: dataset.Dataset, settings: Settings) -> dict[str, np.ndarray]:
@@ -128,6 +135,7 @@ def describe(
         },
         "feature_service": settings.service,
         "features": [asdict(column) for column in data.columns],
+        "trained_until": settings.instant(settings.test_from).isoformat(),
         "base_rate": float(data.late[data.rows("fit")].mean()),
         "horizon_min": dataset.horizon_min(data.frame),
         "choice": asdict(trained.choice),

@@ -38,6 +38,11 @@ class Settings:
     )
     test_from: str = setting("2013-11-01", "First day of the test, untouched by all of the above.")
     test_until: str = setting("2014-01-01", "The day after the last day of the test.")
+    known_by: str = setting(
+        "",
+        "Use only outcomes known by this instant, and before the test only those known by its "
+        "first: what a training at that instant would have had. Empty: all that is published.",
+    )
 
     # The model
     learning_rate: float = setting(
@@ -54,6 +59,9 @@ class Settings:
     l2: float = setting(5.0, "Pulls leaf values to zero; late flights come in correlated bunches.")
     column_share: float = setting(
         0.3, "Share of the features a split may choose from: varied trees."
+    )
+    refit: bool = setting(
+        False, "Fit again on the tuning days too once all is chosen: nearer to the days to come."
     )
     threads: int = setting(2, "Fixed, since sums over another number of threads round differently.")
     seed: int = setting(2013, "Of every random draw; with it a run repeats bit for bit.")
@@ -102,6 +110,8 @@ class Settings:
             )
         if self.zone not in available_timezones():
             raise ValueError(f"zone must be one like America/New_York, found {self.zone}")
+        if self.known_by and datetime.fromisoformat(self.known_by).tzinfo is None:
+            raise ValueError(f"known_by has no zone; write {self.known_by}Z if it is UTC")
 
     def instant(self, day: str) -> datetime:
         """The first instant of a day of this calendar."""

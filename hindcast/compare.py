@@ -1,0 +1,226 @@
+"""Two models on the same days: by how much is one better, and is that more than chance?
+
+Both are judged on the same flights (or whatever a row is), and every interval comes from the
+same resamples of whole days: rows of one day share its weather and its queues, so a day counts
+once. Not for what follows from it: that is `retrain`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from hindcast.errors import HindcastError
+
+Floats = npt.NDArray[np.float64]
+
+METRICS = {
+    "roc_auc": "ROC AUC",
+    "log_loss": "log loss",
+    "saved_per_1000": "saved per 1,000",
+}
+LOWER_IS_BETTER = ("log_loss",)
+NEEDED = ("predict_at", "p", "label")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, resampled: Floats) -> Figure:
+        """From a figure over all resamples, the first being the data as it is."""
+        low, high = np.nanpercentile(resampled[1:], [2.5, 97.5])
+        return cls(float(resampled[0]), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Money:
+    """What acting on a row costs, and what it saves if the row's label is true."""
+
+    act_cost: float
+    act_benefit: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The figures of both, and the gains: above 0, the challenger is better."""
+
+    rows: int
+    days: int
+    first: str
+    last: str
+    champion: dict[str, Figure]
+    challenger: dict[str, Figure]
+    gain: dict[str, Figure]
+
+    @property
+    def better(self) -> bool:
+        """Beyond noise: the ROC AUC is higher, and the log loss is not higher."""
+        return self.gain["roc_auc"].low > 0 and self.gain["log_loss"].high >= 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def day_weights(days: int, resamples: int, seed: int) -> Floats:
+    """How often each day is drawn: (1 + resamples, days). The first row is the data as it is."""
+    draw = np.random.default_rng(seed)
+    drawn = draw.multinomial(days, np.full(days, 1 / days), size=resamples)
+    return np.vstack([np.ones((1, days)), drawn])
+
+
+def roc_auc(label: Floats, p: Floats, day: npt.NDArray[np.intp], weights: Floats) -> Floats:
+    """ROC AUC per resample, ties counting half; NaN where one holds only one class."""
+    scores, place = np.unique(p, return_inverse=True)
+    areas = np.full(len(weights), np.nan)
+    for i, by_day in enumerate(weights):
+        weight = by_day[day]
+        true = np.bincount(place, weight * label, minlength=len(scores))
+        false = np.bincount(place, weight * (1 - label), minlength=len(scores))
+        if true.sum() and false.sum():
+            below = np.cumsum(false) - 0.5 * false
+            areas[i] = true @ below / (true.sum() * false.sum())
+    return areas
+
+
+def mean(values: Floats, day: npt.NDArray[np.intp], weights: Floats) -> Floats:
+    """The mean over rows, per resample."""
+    days = weights.shape[1]
+    sums = np.bincount(day, values, minlength=days)
+    counts = np.bincount(day, minlength=days)
+    result: Floats = (weights @ sums) / (weights @ counts)
+    return result
+
+
+def figures(
+    label: Floats,
+    p: Floats,
+    threshold: float,
+    money: Money,
+    day: npt.NDArray[np.intp],
+    weights: Floats,
+) -> dict[str, Floats]:
+    """Each of METRICS for all resamples; money is against acting on nothing."""
+    sure = np.clip(p, np.finfo(float).eps, 1 - np.finfo(float).eps)
+    loss = -np.where(label == 1, np.log(sure), np.log1p(-sure))
+    saved = (p >= threshold) * (money.act_benefit * label - money.act_cost)
+    return {
+        "roc_auc": roc_auc(label, p, day, weights),
+        "log_loss": mean(loss, day, weights),
+        "saved_per_1000": 1000 * mean(saved, day, weights),
+    }
+
+
+def compare(
+    champion: pd.DataFrame,
+    challenger: pd.DataFrame,
+    thresholds: tuple[float, float],
+    money: Money,
+    zone: str,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Comparison:
+    """Judge two models by their scores of the same rows, as the score command wrote them.
+
+    A scores frame has `predict_at`, `p`, `label` (NULL: none known) and the key of a row.
+    `thresholds` are the champion's and the challenger's; days are those of `zone`.
+
+    Raises:
+        HindcastError: a frame lacks a column, the rows are not the same, or have no two classes.
+    """
+    both = paired(champion, challenger)
+    if both.empty:
+        raise HindcastError("no outcome of the days to be judged is known yet; judge later")
+    day, days = days_of(both["predict_at"], zone)
+    weights = day_weights(len(days), resamples, seed)
+    label = np.asarray(both["label"], dtype="float64")
+    if not 0 < label.sum() < len(label):
+        raise HindcastError(
+            f"all {len(label):,} outcomes from {days[0]} to {days[-1]} are the same, so nothing "
+            "can be told of a model; judge more days"
+        )
+    of = [
+        figures(label, both[name].to_numpy(), threshold, money, day, weights)
+        for name, threshold in zip(("p", "p_challenger"), thresholds, strict=True)
+    ]
+    return Comparison(
+        rows=len(both),
+        days=len(days),
+        first=days[0],
+        last=days[-1],
+        champion={name: Figure.of(of[0][name]) for name in METRICS},
+        challenger={name: Figure.of(of[1][name]) for name in METRICS},
+        gain={
+            name: Figure.of((of[1][name] - of[0][name]) * (-1 if name in LOWER_IS_BETTER else 1))
+            for name in METRICS
+        },
+    )
+
+
+def auc_alone(scores: pd.DataFrame, zone: str, *, resamples: int = 1000, seed: int = 0) -> Figure:
+    """The ROC AUC of one model's scores, with the interval of the same bootstrap.
+
+    Raises:
+        HindcastError: the scores lack a column, or have no two classes.
+    """
+    require(scores)
+    known = scores[scores["label"].notna()]
+    label = np.asarray(known["label"], dtype="float64")
+    if not 0 < label.sum() < len(label):
+        raise HindcastError(
+            f"the {len(label):,} outcomes known of the days to be judged are not of two kinds, so "
+            "there is no ROC AUC; judge more days"
+        )
+    day, days = days_of(known["predict_at"], zone)
+    weights = day_weights(len(days), resamples, seed)
+    return Figure.of(roc_auc(label, known["p"].to_numpy(), day, weights))
+
+
+def paired(champion: pd.DataFrame, challenger: pd.DataFrame) -> pd.DataFrame:
+    """One row per row with a known label: `p` is the champion's, `p_challenger` the other's.
+
+    Raises:
+        HindcastError: the two did not score the same rows.
+    """
+    for scores in (champion, challenger):
+        require(scores)
+    key = [name for name in champion.columns if name not in ("p", "label")]
+    other = challenger[[*key, "p"]].rename(columns={"p": "p_challenger"})
+    both = champion.merge(other, on=key, validate="one_to_one")
+    if not len(both) == len(champion) == len(challenger):
+        raise HindcastError(
+            f"champion and challenger did not score the same rows: {len(champion):,} and "
+            f"{len(challenger):,}, {len(both):,} of them in common; both must be scored by the "
+            "same command on the same snapshot"
+        )
+    return both[both["label"].notna()]
+
+
+def require(scores: pd.DataFrame) -> None:
+    """Raise HindcastError if scores lack a column, or a score is none."""
+    missing = [name for name in NEEDED if name not in scores.columns]
+    if missing:
+        raise HindcastError(
+            f"the scores lack {', '.join(missing)}; the score command of hindcast.yml must write "
+            f"{', '.join(NEEDED)} and the key of each row"
+        )
+    if not scores["p"].between(0, 1).all():
+        raise HindcastError("the scores hold a p that is not from 0 to 1")
+
+
+def days_of(instants: pd.Series, zone: str) -> tuple[npt.NDArray[np.intp], list[str]]:
+    """The place of each instant's local day, and the days in order."""
+    local = instants.dt.tz_convert(zone).dt.strftime("%Y-%m-%d")
+    days, place = np.unique(local.to_numpy(dtype=str), return_inverse=True)
+    return place, [str(day) for day in days]
