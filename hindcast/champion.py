@@ -32,7 +32,7 @@ CHANGES = (ADOPTED, PROMOTED, ROLLED_BACK)
 _TABLE = """
 create table if not exists promotions (
     recorded_at timestamptz not null,
-    at timestamptz not null,
+    as_of timestamptz not null,
     action varchar not null,
     run varchar not null,
     previous varchar,
@@ -236,7 +236,7 @@ def history(project_dir: Path, artifacts: Path | None = None) -> list[Promotion]
         return []
     with _promotions(project_dir, _artifacts(project_dir, artifacts)) as table:
         rows = table.execute(
-            "select recorded_at, at, action, run, previous, reason, figures from promotions "
+            "select recorded_at, as_of, action, run, previous, reason, figures from promotions "
             "order by recorded_at, rowid"
         ).fetchall()
     return [

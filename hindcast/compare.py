@@ -36,10 +36,18 @@ class Figure:
     high: float
 
     @classmethod
-    def of(cls, resampled: Floats) -> Figure:
-        """From a figure over all resamples, the first being the data as it is."""
-        low, high = np.nanpercentile(resampled[1:], [2.5, 97.5])
-        return cls(float(resampled[0]), float(low), float(high))
+    def of(cls, resampled: Floats, days: int) -> Figure:
+        """From a figure over all resamples of so many days, the first being the data as it is.
+
+        The spread of the resamples, made wider as Student's t asks for few days: percentiles of
+        two weeks' resamples would call 6 % of equal challengers better, not 2.5 %.
+        """
+        from scipy.stats import t
+
+        spread = float(np.nanstd(resampled[1:])) * (days / (days - 1)) ** 0.5
+        half = float(t.ppf(0.975, days - 1)) * spread
+        value = float(resampled[0])
+        return cls(value, value - half, value + half)
 
 
 @dataclass(frozen=True)
@@ -159,10 +167,12 @@ def compare(
         days=len(days),
         first=days[0],
         last=days[-1],
-        champion={name: Figure.of(of[0][name]) for name in METRICS},
-        challenger={name: Figure.of(of[1][name]) for name in METRICS},
+        champion={name: Figure.of(of[0][name], len(days)) for name in METRICS},
+        challenger={name: Figure.of(of[1][name], len(days)) for name in METRICS},
         gain={
-            name: Figure.of((of[1][name] - of[0][name]) * (-1 if name in LOWER_IS_BETTER else 1))
+            name: Figure.of(
+                (of[1][name] - of[0][name]) * (-1 if name in LOWER_IS_BETTER else 1), len(days)
+            )
             for name in METRICS
         },
     )
@@ -184,7 +194,7 @@ def auc_alone(scores: pd.DataFrame, zone: str, *, resamples: int = 1000, seed: i
         )
     day, days = days_of(known["predict_at"], zone)
     weights = day_weights(len(days), resamples, seed)
-    return Figure.of(roc_auc(label, known["p"].to_numpy(), day, weights))
+    return Figure.of(roc_auc(label, known["p"].to_numpy(), day, weights), len(days))
 
 
 def paired(champion: pd.DataFrame, challenger: pd.DataFrame) -> pd.DataFrame:

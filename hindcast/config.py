@@ -94,7 +94,7 @@ class Retrain(_Strict):
     """Train on so many days only, the last ones; None: on all since `first_day`."""
     tune_days: int = Field(28, ge=1)
     """The last of the training days: they choose and calibrate."""
-    judge_days: int = Field(14, ge=2)
+    judge_days: int = Field(28, ge=2)
     """Days before `at` that champion and challenger are judged on; no training sees them."""
     least_days: int = Field(7, ge=2)
     """Fewer days that neither has trained on judge nobody."""

@@ -263,7 +263,6 @@ class _Retraining:
         periods = Periods.of(self.rule, self.at)
         self.tell(f"training a challenger: {why}")
         challenger = champion.read(self.folder / self.train())
-        tracking.challenge(self.project, self.config, challenger.run)
         first = max(
             periods.test_from, *(self.day(m.trained_until) for m in (now.model, challenger))
         )

@@ -42,8 +42,13 @@ def tell(text: str) -> None:
 @app.command()
 def main(
     run_dir: Annotated[
-        Path, typer.Option("--run", help="The training run whose model answers.")
-    ] = Path("artifacts/latest"),
+        Path | None,
+        typer.Option(
+            "--run",
+            help="The training run whose model answers. Left out: artifacts/champion and, without "
+            "a restart, what becomes champion later; artifacts/latest if there is none.",
+        ),
+    ] = None,
     repo: Annotated[
         Path | None,
         typer.Option(help="The Feast repository. Left out: the one the model was trained with."),
@@ -97,7 +102,15 @@ def main(
         tell(f"anybody who reaches {host} may ask: no API key is set")
     guard = Guard(Limits(most_bytes, most_flights, rate), keys)
     listening = listen(host, port)
-    service = Service(Options(run_dir, repo, stands_at, guard, log, features or None), tell)
+    options = Options(
+        run=run_dir,
+        repo=repo,
+        stands_at=stands_at,
+        guard=guard,
+        log=log,
+        features=features or None,
+    )
+    service = Service(options, tell)
     for reason in service.not_ready():
         tell(f"not ready: {reason}")
 

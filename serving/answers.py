@@ -67,6 +67,10 @@ class LogFullError(HindcastError):
     """The log takes no answer: it cannot be written and no more can wait, or it is closed."""
 
 
+class LogClosedError(LogFullError):
+    """The log was closed; another may have taken its place."""
+
+
 Columns = tuple[tuple[Any, ...], ...]
 
 
@@ -79,6 +83,7 @@ class _Answer:
 
     request_id: str
     at: datetime
+    model: str
     flights: Sequence[Flight]
     values: Columns
     statuses: Columns
@@ -96,12 +101,11 @@ class AnswerLog:
         self,
         store: FeatureStore,
         service: FeatureService,
-        model: str,
         reader: OnlineReader,
         tell: Callable[[str], None],
     ) -> None:
-        """Log the answers of a model with the features of a service, which says where to."""
-        self._store, self._service, self._model = store, service, model
+        """Log answers with the features of a service, which says where to."""
+        self._store, self._service = store, service
         self._reader, self._tell = reader, tell
         on_demand = {view.name for view in store.list_on_demand_feature_views()}
         views = dict.fromkeys(spec.view for spec in reader.features.values())
@@ -151,7 +155,7 @@ class AnswerLog:
 
     def _require_open(self) -> None:
         if self._closing is not None:
-            raise LogFullError(
+            raise LogClosedError(
                 "the log of answers is closed, and no answer is given that is not logged; ask again"
             )
 
@@ -166,6 +170,7 @@ class AnswerLog:
         answer = _Answer(
             request_id,
             at,
+            scored.by.bundle.id,
             scored.flights,
             tuple(tuple(rows.values[name]) for name in self._reader.features),
             tuple(tuple(rows.statuses[view]) for view in self._views),
@@ -261,7 +266,7 @@ class AnswerLog:
         each(REQUEST_ID_FIELD, [answer.request_id for answer in answers])
         column("score", [answer.scores for answer in answers])
         column("flag", [answer.flags for answer in answers])
-        each("model", [self._model] * len(answers))
+        each("model", [answer.model for answer in answers])
         each("as_of", [answer.as_of for answer in answers])
         each("snapshot", [answer.snapshot for answer in answers])
         return pa.table([places[name] for name in self._schema.names], self._schema)

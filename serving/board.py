@@ -108,6 +108,7 @@ class Boards:
             scorer = self._service.scorer
             scorer.look()
             made_from = (  # the reader is another one once anything was materialized
+                scorer,
                 scorer.reader,
                 scorer.schedule,
                 tuple(scorer.as_of.items()),
@@ -134,7 +135,7 @@ class Boards:
         later = schedule.departing(until + horizon, datetime.max.replace(tzinfo=now.tzinfo))
         return {
             "request_id": request_id,
-            **scorer.header(scored),
+            **scored.by.header(scored),
             "stale": self._stale(),
             "from": now,
             "until": until,

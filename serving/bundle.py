@@ -42,6 +42,7 @@ class Bundle:
     """A trained model with all that is needed to answer with it."""
 
     id: str
+    folder: Path
     service: str
     snapshot: str
     """The snapshot it was trained on."""
@@ -88,19 +89,20 @@ class Bundle:
 
 
 def load(run_dir: Path) -> Bundle:
-    """The bundle of a run such as `artifacts/latest`.
+    """The bundle of a run such as `artifacts/champion`.
 
     Raises:
         MissingInputError: there is none, or it lacks something.
         UntrustedModelError: the model file is not one that training writes.
         ModelFormError: the model cannot be brought into the form that serving uses.
     """
-    run = run_dir.resolve()  # `latest` may be pointed at another run meanwhile
+    run = run_dir.resolve()  # the link may be pointed at another run meanwhile
     scoring = model.load(run)
     manifest = scoring.manifest
     try:
         return Bundle(
             id=manifest["run"],
+            folder=run,
             service=manifest["feature_service"],
             snapshot=manifest["snapshot"],
             trees=TreeModel(scoring),

@@ -42,8 +42,11 @@ class DemoError(HindcastError):
 def main(
     at: Annotated[str, typer.Option(help="T, an ISO time with its zone.")],
     run_dir: Annotated[
-        Path, typer.Option("--run", help="The training run whose model answers.")
-    ] = Path("artifacts/latest"),
+        Path | None,
+        typer.Option(
+            "--run", help="The training run whose model answers (default: the one in use)."
+        ),
+    ] = None,
     rows: Annotated[int, typer.Option(help="Flights to print.", min=1)] = 8,
 ) -> None:
     """Score the flights of the hour from T over HTTP, and compare with training.
@@ -51,9 +54,11 @@ def main(
     Exits with 1 if the service does not answer or a probability is not that of training.
     """
     when = instant(at)
+    from hindcast import champion
     from serving import bundle, equality
     from training.score import score
 
+    run_dir = run_dir or champion.in_use(Path("artifacts"))
     with step("Every test row, in the form that serves") as tell:
         equal = equality.compare(bundle.load(run_dir), run_dir)
         tell(

@@ -66,6 +66,8 @@ class Scored:
     flags: list[bool]
     log_odds: list[float]
     leaves: Any
+    by: Scorer
+    """Whose model scored: it alone may tell of the answer, another may be in use by then."""
 
 
 class Clock:
@@ -81,7 +83,10 @@ class Clock:
 
 
 class Scorer:
-    """Answers for one model. Thread-safe; the schedule and the reader may be replaced."""
+    """Answers for one model, always the same. The schedule and the reader may be replaced.
+
+    Thread-safe.
+    """
 
     def __init__(
         self,
@@ -195,7 +200,7 @@ class Scorer:
     ) -> Scored:
         flights = list(complete.values())
         if not flights:
-            return Scored([], [], errors, {}, rows, [], [], [], None)
+            return Scored([], [], errors, {}, rows, [], [], [], None, self)
         keys = {name: [getattr(f, name) for f in flights] for name in self._keys}
         values = keys | rows.values
         scores = self.bundle.trees.score(values)
@@ -209,6 +214,7 @@ class Scorer:
             (scores.p >= self.bundle.threshold).tolist(),
             self.bundle.trees.log_odds(scores.raw).tolist(),
             scores.leaves,
+            self,
         )
 
     def look(self) -> None:

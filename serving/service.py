@@ -1,7 +1,8 @@
 """One running service: its model, its features, its log, and whether it may answer now.
 
-Puts the parts together and keeps them current: a new snapshot brings a new schedule, a changed
-registry is compared with the model again. Not for HTTP: `app` asks this.
+Puts the parts together and keeps them current: a new champion takes the old one's place, a new
+snapshot brings a new schedule, a changed registry is compared with the model again. Not for HTTP:
+`app` asks this.
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ from typing import Any
 
 from feast import FeatureStore
 
+from hindcast import champion
 from hindcast.errors import HindcastError, OnlineStoreUnavailableError
 from hindcast.online import OnlineReader
 from serving import bundle as bundles
 from serving import schedule as schedules
-from serving.answers import AnswerLog
+from serving.answers import AnswerLog, LogClosedError
 from serving.bundle import Bundle, MisfitError
 from serving.guard import Guard
 from serving.intime import micros
 from serving.metrics import Metrics
 from serving.requests import Asked, Flight, RowError
+from serving.schedule import Schedule
 from serving.scorer import Clock, Scored, Scorer, StoreAwayError
 from serving.words import Explainer
 from training.dataset import open_store
@@ -47,7 +50,10 @@ class MisfittedError(HindcastError):
 class Options:
     """How a service is run."""
 
-    run: Path = Path("artifacts/latest")
+    run: Path | None = None
+    """The run whose model answers; None: the champion, and the next one once there is another."""
+    artifacts: Path = Path("artifacts")
+    """Where the champion is; without one it is the newest run, as it stands at the start."""
     repo: Path | None = None
     """The Feast repository; None: the one the model was trained on."""
     stands_at: datetime | None = None
@@ -62,12 +68,13 @@ class Options:
 class _Answering:
     """What answers now. Replaced as a whole: a log has the columns of its reader."""
 
+    scorer: Scorer
     reader: OnlineReader
     log: AnswerLog | None
 
 
 class Service:
-    """Answers for one model bundle. `close` writes what waits for the log."""
+    """Answers with one model at a time. `close` writes what waits for the log."""
 
     def __init__(self, options: Options, tell: Callable[[str], None]) -> None:
         """Load and check everything. `tell` gets what the operator should see.
@@ -78,20 +85,17 @@ class Service:
         """
         self.options, self.tell = options, tell
         self.guard, self.clock = options.guard, Clock(options.stands_at)
-        self.bundle = bundles.load(options.run)
-        self.store = self._open()
+        bundle = bundles.load(options.run or champion.in_use(options.artifacts))
+        self.store = self._open(bundle)
         self._registered: Any = self._registry_stamp()
-        reader = OnlineReader(self.store, self.bundle.service)
-        self.scorer = Scorer(
-            self.bundle,
-            reader,
-            self._load_schedule(),
-            self.clock,
-            explainer(self.bundle, self.store, reader),
-            tell,
-        )
+        reader = OnlineReader(self.store, bundle.service)
+        scorer = self._scorer(bundle, reader, self._load_schedule(bundle))
         self.metrics = Metrics(list(reader.features))
-        self._answering = _Answering(reader, self._open_log(self.store, reader))
+        self._answering = _Answering(
+            scorer, reader, self._open_log(self.store, bundle.service, reader)
+        )
+        self._refused: str | None = None
+        """The champion that does not fit, which was told of already."""
         self.misfit: list[str] = []
         """Why nothing is answered with what is registered now; empty if all is well."""
         with contextlib.suppress(StoreAwayError):  # told already; it may come back
@@ -100,19 +104,33 @@ class Service:
         self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
         self._watcher.start()
 
-    def _open(self) -> FeatureStore:
-        settings = self.bundle.settings.but(snapshot="current")
+    def _scorer(self, bundle: Bundle, reader: OnlineReader, schedule: Schedule) -> Scorer:
+        words = explainer(bundle, self.store, reader)
+        return Scorer(bundle, reader, schedule, self.clock, words, self.tell)
+
+    def _open(self, bundle: Bundle) -> FeatureStore:
+        settings = bundle.settings.but(snapshot="current")
         return open_store(settings.but(repo=str(self.options.repo or settings.repo)))
+
+    @property
+    def scorer(self) -> Scorer:
+        """What scores now."""
+        return self._answering.scorer
+
+    @property
+    def bundle(self) -> Bundle:
+        """The model that answers now."""
+        return self._answering.scorer.bundle
 
     @property
     def log(self) -> AnswerLog | None:
         """Where answers are logged now."""
         return self._answering.log
 
-    def _open_log(self, store: FeatureStore, reader: OnlineReader) -> AnswerLog | None:
+    def _open_log(self, store: FeatureStore, name: str, reader: OnlineReader) -> AnswerLog | None:
         if not self.options.log:
             return None
-        service = store.get_feature_service(self.bundle.service)
+        service = store.get_feature_service(name)
         if service.logging_config is None:
             self.tell(
                 f"answers are not logged: feature service {service.name} says no place for it; "
@@ -120,10 +138,10 @@ class Service:
                 "and `feast apply`"
             )
             return None
-        return AnswerLog(store, service, self.bundle.id, reader, self.tell)
+        return AnswerLog(store, service, reader, self.tell)
 
-    def _load_schedule(self) -> schedules.Schedule:
-        return schedules.load(self.store.config, self.bundle.settings.spine, self.clock.now())
+    def _load_schedule(self, bundle: Bundle) -> Schedule:
+        return schedules.load(self.store.config, bundle.settings.spine, self.clock.now())
 
     # --- answering ----------------------------------------------------------------------
 
@@ -136,13 +154,13 @@ class Service:
             MisfittedError: features were registered that the model was not trained on.
         """
         scored = self.score(asked.flights, request_id)
-        answers = self.scorer.results(scored, asked.features, asked.reasons)
+        answers = scored.by.results(scored, asked.features, asked.reasons)
         results: dict[int, dict[str, Any]] = dict(zip(scored.places, answers, strict=True))
         for i, error in scored.errors.items():
             results[i] = {"error": {"index": i, "code": error.code, "message": error.message}}
         return {
             "request_id": request_id,
-            **self.scorer.header(scored),
+            **scored.by.header(scored),
             "results": [results[i] for i in range(len(asked.flights))],
         }
 
@@ -153,9 +171,19 @@ class Service:
                 "the registered features do not fit the model any more; see /readyz"
             )
         answering = self._answering
+        try:
+            return self._score(answering, asked, request_id)
+        except LogClosedError:  # other features were taken over meanwhile
+            if answering is self._answering:
+                raise
+            return self._score(self._answering, asked, request_id)
+
+    def _score(
+        self, answering: _Answering, asked: Sequence[Flight | RowError], request_id: str
+    ) -> Scored:
         if answering.log is not None:
             answering.log.require_room(len(asked))
-        scored = self.scorer.score(asked, answering.reader)
+        scored = answering.scorer.score(asked, answering.reader)
         if not scored.flights:
             return scored
         now = self.clock.now()
@@ -199,7 +227,8 @@ class Service:
 
     def card(self) -> dict[str, Any]:
         """What `GET /v1/model` tells: the model, its figures, its features and where they stand."""
-        bundle, scorer = self.bundle, self.scorer
+        scorer = self.scorer
+        bundle = scorer.bundle
         return {
             "model": bundle.id,
             "created_at": bundle.manifest.get("created_at"),
@@ -243,10 +272,10 @@ class Service:
             try:
                 self.refresh()
             except Exception as fault:  # told, and tried again: the service goes on as it is
-                self.tell(f"cannot look for a new snapshot or registry: {fault!r}")
+                self.tell(f"cannot look for a new model, snapshot or registry: {fault!r}")
 
     def refresh(self) -> None:
-        """Take over a changed registry and a new snapshot's schedule, if there are.
+        """Take over a changed registry, a new snapshot's schedule and a new champion, if there are.
 
         What is registered and cannot be answered with is tried again each time.
         """
@@ -262,7 +291,41 @@ class Service:
         except Exception as fault:  # of Feast or of the registry's file: it names paths
             self._refuse([UNREADABLE], f"the registry cannot be read: {fault!r}")
         if schedules.published_snapshot(self.store.config) != self.scorer.schedule.snapshot:
-            self.scorer.schedule = self._load_schedule()
+            self.scorer.schedule = self._load_schedule(self.bundle)
+        if not self.misfit:
+            self._follow_champion()
+
+    def _follow_champion(self) -> None:
+        """Answer with the model that is champion now, unless this service was given a run.
+
+        All is made ready beside the old model, and then put in its place in one step: a request
+        is answered by the one or the other. One that does not fit is told of, and not taken.
+        """
+        link = self.options.artifacts / champion.CHAMPION
+        if self.options.run is not None or not link.exists():
+            return
+        run, before = link.resolve(), self._answering
+        if run.name in (before.scorer.bundle.id, self._refused):
+            return
+        try:
+            bundle = bundles.load(run)
+            reader = before.reader
+            if bundle.service != before.scorer.bundle.service:
+                reader = OnlineReader(self.store, bundle.service)
+            scorer = self._scorer(bundle, reader, self._load_schedule(bundle))
+        except HindcastError as fault:
+            self.tell(f"model {before.scorer.bundle.id} goes on answering: {fault}")
+            self._refused = run.name
+            return
+        with contextlib.suppress(StoreAwayError):
+            scorer.look()
+        log = before.log
+        if reader is not before.reader:
+            log = self._open_log(self.store, bundle.service, reader)
+        self._answering, self._refused = _Answering(scorer, reader, log), None
+        if before.log is not None and log is not before.log:
+            before.log.close()
+        self.tell(f"model {bundle.id} answers now, instead of {before.scorer.bundle.id}")
 
     def _refuse(self, reasons: list[str], told: str) -> None:
         """Answer nothing until what is registered is another; the operator hears it once."""
@@ -272,14 +335,15 @@ class Service:
 
     def _reread_registry(self) -> None:
         """Read with what is registered now. The engine below the readers is one and stays."""
-        store = self._open()
-        reader = OnlineReader(store, self.bundle.service)
-        self.bundle.refuse_misfit(reader)
         before = self._answering
+        bundle = before.scorer.bundle
+        store = self._open(bundle)
+        reader = OnlineReader(store, bundle.service)
+        bundle.refuse_misfit(reader)
         is_same = reader.features == before.reader.features
-        log = before.log if is_same else self._open_log(store, reader)
-        self.store, self.scorer.reader = store, reader
-        self._answering = _Answering(reader, log)
+        log = before.log if is_same else self._open_log(store, bundle.service, reader)
+        self.store, before.scorer.reader = store, reader
+        self._answering = _Answering(before.scorer, reader, log)
         if before.log is not None and log is not before.log:
             before.log.close()
 

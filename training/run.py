@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from hindcast.errors import HindcastError
-from training import dataset, evaluate, model, report
+from training import dataset, evaluate, model, report, track
 from training.console import console, step
 from training.settings import Settings
 
@@ -51,6 +51,14 @@ class Trained:
 
 def train(settings: Settings) -> Path:
     """Train, evaluate and write everything down. Returns the run's folder."""
+    with track.tracked(settings) as log:
+        run = trained_run(settings)
+        log(run)
+    return run
+
+
+def trained_run(settings: Settings) -> Path:
+    """The training itself, whether or not it is tracked."""
     data = load(settings)
     trained = learn(data, settings)
     predictions = {MODEL: trained.p, **baselines(data, settings)}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hindcast import champion
 from hindcast.errors import MissingInputError
 from training.console import PLAIN_HELP, console, run, step
 
@@ -38,8 +39,11 @@ def main(
         ),
     ] = None,
     run_dir: Annotated[
-        Path, typer.Option("--run", help="The training run whose model scores.")
-    ] = Path("artifacts/latest"),
+        Path | None,
+        typer.Option(
+            "--run", help="The training run whose model scores (default: the one in use)."
+        ),
+    ] = None,
     rows: Annotated[int, typer.Option(help="Flights to print; all are in upcoming.csv.")] = 20,
 ) -> None:
     """Print the flights of the hour from T by risk, with what became of them."""
@@ -50,6 +54,7 @@ def main(
     if instant is not None and instant.tzinfo is None:
         raise typer.BadParameter(f"--at {at} has no zone; write {at}Z if it is UTC")
 
+    run_dir = run_dir or champion.in_use(Path("artifacts"))
     with step("Scores of the hour, from the online store") as tell:
         flights, threshold, zone = score(run_dir, instant)
         tell(f"{len(flights)} flights")

@@ -83,7 +83,7 @@ def rollback(
 
     now = champion.roll_back(project, at=when, to=to, artifacts=config.artifacts)
     assert now.promotion is not None
-    note = tracking.promoted(project, config, now.model.run)
+    note = tracking.promoted(project, config, now.model.run, now.promotion.previous)
     if as_json:
         told = {
             "action": now.promotion.action,

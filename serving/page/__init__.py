@@ -61,7 +61,7 @@ def _shower(service: Service, way: pages.Way) -> Callable[[], Response]:
     policy = f"default-src 'none'; {way.policy}; {NOTHING_ELSE}"
 
     def show() -> Response:
-        file = way.file(service.options.run)
+        file = way.file(service.bundle.folder)
         if file is None:
             raise RequestError(404, "no_such_file", f"there is no {way.title.lower()} yet")
         return _answer(file.read_bytes(), way.kind(file), policy)
@@ -73,7 +73,7 @@ def links(service: Service) -> bytes:
     """The other ways in that are there now, as links."""
     if service.guard.keys:
         return b""
-    found = [(w.path, w.title) for w in pages.WAYS if w.file(service.options.run) is not None]
+    found = [(w.path, w.title) for w in pages.WAYS if w.file(service.bundle.folder) is not None]
     if service.options.features is not None:
         found.append((service.options.features, "Features"))
     return "\n      ".join(
