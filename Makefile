@@ -71,4 +71,4 @@ lock: $(READY) ## renew requirements.lock (needs uv)
 		--no-emit-index-url --no-emit-find-links --no-strip-extras --extra dev -o requirements.lock pyproject.toml
 
 clean: ## remove what the commands above made, the virtual environment excepted
-	rm -rf data artifacts target logs
+	rm -rf data artifacts target logs mlruns

@@ -1,6 +1,6 @@
 """What retraining is worth: the year of flights, month by month, with and without it.
 
-    python -m benchmarks.retrain            # about twenty minutes; writes docs/images/retrain.png
+    python -m benchmarks.retrain            # about ten minutes; writes docs/images/retrain.png
     python -m benchmarks.retrain --redraw   # the tables and the picture of the last run again
 
 Four models score the flights of each month from March on. Nothing that was not known at the
@@ -8,23 +8,23 @@ month's first instant reaches any of them:
 
 - frozen: trained once, at the end of February, and never again;
 - monthly: trained again at each month's start on all that is known;
-- rolling: the same on the last three months only;
 - rule: the rule of `hindcast retrain`, asked at each month's start. The challenger is what was
   trained a month ago on all that was known then; it and the champion are judged on the month
-  since, which neither has trained on.
+  since, which neither has trained on;
+- rolling: trained at each month's start on the last three months only.
 
-The figures are of the flights of the month, all of them after the training; the threshold is
-the one the model's own tuning days gave it. The trees are those of `training`, with a learning
-rate of 0.1 and at most 200 rounds, which takes half the time. Models are kept in --models, so a
-run that was stopped goes on. Not for a single retraining: `hindcast retrain`.
+To be quick, a model is fitted once, with rounds that are fixed, and Platt's scaling is learned
+from the model of the month before on the month since. Who is flagged follows from the costs:
+P(late) of at least cost / benefit. Models are kept in --models, so a run that was stopped goes
+on. Not for a single retraining: `hindcast retrain`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from dataclasses import asdict, dataclass
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,19 +32,22 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import typer
+from scipy.special import expit, logit
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
-from hindcast.compare import Figure, Money, compare, day_weights, days_of, figures
+from hindcast.compare import Figure, Floats, Money, compare, day_weights, days_of, figures
 from hindcast.config import Retrain, load_config
 from hindcast.retrain import decide
 from training import dataset, model
 from training.console import PLAIN_HELP, console, run, step
 from training.dataset import Dataset
-from training.evaluate import best_threshold
 from training.settings import Settings
 
 FIRST, LAST = date(2013, 3, 1), date(2013, 12, 1)
 ROLLING_MONTHS = 3
-SETTINGS = Settings(learning_rate=0.1, max_rounds=200)
+ROUNDS = 180
+SETTINGS = Settings()
 POLICIES = ("frozen", "monthly", "rule", "rolling")
 COLOURS = {"frozen": "#9a9a9a", "monthly": "#1f6fb2", "rolling": "#d08a1d", "rule": "#1b9e77"}
 
@@ -53,11 +56,17 @@ app = typer.Typer(add_completion=False, context_settings=PLAIN_HELP)
 
 @dataclass(frozen=True)
 class Fitted:
-    """A model, the day up to which it was trained, and the threshold of its tuning days."""
+    """A model's name, the day up to which it was trained, and its scaling of log odds."""
 
-    scoring: model.ScoringModel
+    first: date
     until: date
-    threshold: float
+    slope: float
+    shift: float
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        return f"{self.first}-{self.until}"
 
 
 @dataclass(frozen=True)
@@ -114,7 +123,7 @@ def backtest(models: Path) -> Iterator[dict[str, Any]]:
                 if policy == "monthly":
                     champion = year.fitted(month)
                 elif policy == "rolling":
-                    champion = year.fitted(month, months_before(month, ROLLING_MONTHS))
+                    champion = year.fitted(month, ROLLING_MONTHS)
                 elif policy == "rule" and month > FIRST:
                     champion, decision = year.retrained(champion, month)
                     decisions.append(decision)
@@ -130,39 +139,73 @@ class Year:
         """Nothing is fitted yet, but what an earlier run left in `models`."""
         self.data, self.rule, self.models = data, rule, models
         self.late = data.frame[dataset.LABEL].astype("float64").to_numpy()
+        self.inputs = model.design(data.frame, data.columns)
         self.day = local_days(data.frame["predict_at"], SETTINGS.zone)
+        self.money = Money(rule.act_cost, rule.act_benefit)
+        self.threshold = rule.act_cost / rule.act_benefit
         self.reference: Figure | None = None
         """The champion's ROC AUC on the days it was chosen on."""
 
-    def fitted(self, until: date, first: date | None = None) -> Fitted:
-        """A model of the days before `until`, with what was known at its first instant."""
-        first = first or self.rule.first_day
-        file = self.models / f"{first}-{until}-{self.data.snapshot}.skops"
-        threshold = file.with_suffix(".threshold")
-        if not threshold.exists():
-            estimator, value = self._fit(first, until)
-            model.save(estimator, file)
-            threshold.write_text(repr(value))
-        scoring = model.ScoringModel(
-            model.read_trusted(file), self.data.columns, float(threshold.read_text()), {}
-        )
-        return Fitted(scoring, until, scoring.threshold)
+    def fitted(self, until: date, months: int = 12) -> Fitted:
+        """A model of the `months` before `until`, calibrated by the one of a month before."""
+        first = months_before(until, months)
+        last_month = months_before(until, 1)
+        if last_month == date(2013, 1, 1):  # nothing is older: as it is
+            return Fitted(first, until, 1.0, 0.0)
+        before = Fitted(months_before(last_month, months), last_month, 1.0, 0.0)
+        known = self.known(last_month, until, self.instant(until))
+        odds = logit(self.raw(before, last_month)[known]).reshape(-1, 1)
+        scaling = LogisticRegression(C=1e6).fit(odds, self.late[self.month(last_month)][known])
+        return Fitted(first, until, float(scaling.coef_[0, 0]), float(scaling.intercept_[0]))
 
-    def _fit(self, first: date, until: date) -> tuple[Any, float]:
-        frame = self.data.frame
-        known = frame["label_known_at"] <= self.instant(until)
-        tune_from = until - timedelta(days=self.rule.tune_days)
-        part = np.select(
-            [self.day < day64(first), self.day < day64(tune_from), self.day < day64(until)],
-            ["none", "fit", "tune"],
-            "none",
+    def raw(self, fitted: Fitted, month: date) -> Floats:
+        """P(late) of a month's flights as the trees have it."""
+        stem = f"{self.data.snapshot}-{fitted.name}"
+        file = self.models / f"{stem}-{month:%Y-%m}.npy"
+        if not file.exists():
+            trees = self.models / f"{stem}.skops"
+            if not trees.exists():
+                model.save(self._fit(fitted), trees)
+            with threadpool_limits(SETTINGS.threads):
+                p = model.read_trusted(trees).predict_proba(self.inputs[self.month(month)])[:, 1]
+            np.save(file, p)
+        result: Floats = np.load(file)
+        return result
+
+    def _fit(self, fitted: Fitted) -> Any:
+        at = self.instant(fitted.until)
+        rows = (self.day >= day64(fitted.first)) & (self.day < day64(fitted.until))
+        rows &= (self.data.frame["label_known_at"] <= at).to_numpy() & ~np.isnan(self.late)
+        trees = model.trees(self.data.columns, SETTINGS, SETTINGS.leaves[0], ROUNDS)
+        with threadpool_limits(SETTINGS.threads):
+            return trees.fit(self.inputs[rows], self.late[rows])
+
+    def month(self, month: date) -> npt.NDArray[np.bool_]:
+        """Which flights are of a month."""
+        here: npt.NDArray[np.bool_] = self.day >= day64(month)
+        return here & (self.day < day64(next_month(month)))
+
+    def known(self, first: date, until: date, at: datetime) -> npt.NDArray[np.bool_]:
+        """Which flights of a month had an outcome by an instant."""
+        here = self.month(first)
+        in_time: npt.NDArray[np.bool_] = (self.data.frame["label_known_at"] <= at).to_numpy()[here]
+        return in_time & ~np.isnan(self.late[here])
+
+    def scores(self, fitted: Fitted, month: date, at: datetime | None = None) -> pd.DataFrame:
+        """The scores of a month, with the labels known at an instant, or all of them."""
+        frame = self.data.frame[self.month(month)]
+        odds = fitted.slope * logit(self.raw(fitted, month)) + fitted.shift
+        label = frame[dataset.LABEL].astype("boolean")
+        if at is not None:
+            label = label.where(frame["label_known_at"] <= at)
+        return pd.DataFrame(
+            {
+                "flight_id": frame["flight_id"],
+                "predict_at": frame["predict_at"],
+                "p": expit(odds),
+                "label": label,
+            }
         )
-        data = replace(self.data, late=np.where(known, self.late, np.nan), part=part)
-        estimator, choice = model.train(data, data.columns, SETTINGS)
-        tune = data.rows("tune")
-        p = model.ScoringModel(estimator, data.columns, np.nan, {}).predict_proba(frame.iloc[tune])
-        threshold = best_threshold(data.late[tune], p, self.rule.act_cost, self.rule.act_benefit)
-        return model.refitted(estimator, data, data.columns, choice, SETTINGS), threshold
 
     def retrained(self, champion: Fitted, month: date) -> tuple[Fitted, dict[str, Any]]:
         """What the rule would have in use after being asked at the month's start."""
@@ -174,14 +217,13 @@ class Year:
             "challenger": str(challenger.until),
         }
         if challenger.until == champion.until:
-            return champion, told | {"action": "kept", "reason": "it is the challenger"}
-        at = self.instant(month)
-        scores = [self.scores(each, first, month, at) for each in (champion, challenger)]
+            return champion, told | {"action": "kept", "reason": "the challenger is the champion"}
+        scores = [self.scores(each, first, self.instant(month)) for each in (champion, challenger)]
         comparison = compare(
             scores[0],
             scores[1],
-            (champion.threshold, challenger.threshold),
-            Money(self.rule.act_cost, self.rule.act_benefit),
+            (self.threshold, self.threshold),
+            self.money,
             self.rule.time_zone,
             resamples=self.rule.resamples,
         )
@@ -192,33 +234,18 @@ class Year:
             return challenger, told | {"action": "promoted"}
         return champion, told | {"action": "kept"}
 
-    def scores(self, fitted: Fitted, first: date, until: date, at: datetime) -> pd.DataFrame:
-        """The scores of some days, with the labels known at an instant."""
-        here = (self.day >= day64(first)) & (self.day < day64(until))
-        frame = self.data.frame[here]
-        known = frame["label_known_at"] <= at
-        return pd.DataFrame(
-            {
-                "flight_id": frame["flight_id"],
-                "predict_at": frame["predict_at"],
-                "p": fitted.scoring.predict_proba(frame),
-                "label": frame[dataset.LABEL].astype("boolean").where(known),
-            }
-        )
-
     def judged(self, policy: str, fitted: Fitted, month: date) -> Cell:
         """A model's figures in a month, all of whose flights came after its training."""
-        until = next_month(month)
-        scores = self.scores(fitted, month, until, datetime.max.replace(tzinfo=UTC))
+        scores = self.scores(fitted, month)
         scores = scores[scores["label"].notna()]
         day, days = days_of(scores["predict_at"], SETTINGS.zone)
         found = figures(
             np.asarray(scores["label"], dtype="float64"),
             scores["p"].to_numpy(),
-            fitted.threshold,
-            Money(self.rule.act_cost, self.rule.act_benefit),
+            self.threshold,
+            self.money,
             day,
-            day_weights(len(days), self.rule.resamples, 0),
+            day_weights(len(days), 200, 0),
         )
         return Cell(
             policy,

@@ -8,10 +8,10 @@ reached is a note and stops nothing. Without the extra nothing of it is needed.
 
 from __future__ import annotations
 
-import logging
+import contextlib
+import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,7 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 RUN = "hindcast.run"
 """The tag by which a version is found again."""
 
-# nothing is told to anybody, and a server that is away is not asked for minutes
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("DO_NOT_TRACK", "true")
+# a server that is away is not asked for minutes
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
@@ -38,9 +36,9 @@ def is_on(config: Any) -> bool:
 
 def register(client: Any, model_uri: str, run: str) -> str:
     """Register a logged model of the active MLflow run as the challenger. Returns its version."""
-    logging.getLogger("mlflow").setLevel(logging.ERROR)  # it tells of every version on stderr
     service = client.client.get_run(client.active_run_id).data.tags["feast.feature_service"]
-    version = client.register_model(model_uri, service).version
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        version = client.register_model(model_uri, service).version  # prints what we say ourselves
     client.client.set_model_version_tag(service, version, RUN, run)
     client.client.set_registered_model_alias(service, CHALLENGER, version)
     return str(version)
@@ -73,7 +71,7 @@ def _move(client: Any, name: str, run: str, instead: str | None) -> str | None:
         return f"the registry has no version of {name} made by run {run}, so no alias moved"
     client.set_registered_model_alias(name, CHAMPION, version)
     aliases = client.get_registered_model(name).aliases
-    if aliases.get(CHALLENGER) == version:
+    if str(aliases.get(CHALLENGER)) == version:
         client.delete_registered_model_alias(name, CHALLENGER)
     if instead and (other := _version(client, name, instead)):
         client.set_registered_model_alias(name, CHALLENGER, other)
@@ -97,7 +95,7 @@ def _switched_on(feature_repo: Path) -> bool:
     return bool(section and section.get("enabled"))
 
 
-@contextmanager
+@contextlib.contextmanager
 def clear_errors(store: Any) -> Iterator[None]:
     """Turn a tracking store that fails into a message that says which one."""
     try:
