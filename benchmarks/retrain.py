@@ -33,7 +33,6 @@ import numpy.typing as npt
 import pandas as pd
 import typer
 from scipy.special import expit, logit
-from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from hindcast.compare import Figure, Floats, Money, compare, day_weights, days_of, figures
@@ -117,8 +116,8 @@ def backtest(models: Path) -> Iterator[dict[str, Any]]:
     cells: list[Cell] = []
     decisions: list[dict[str, Any]] = []
     for policy in POLICIES:
-        champion = year.fitted(FIRST)
         with step(policy) as tell:
+            champion = year.fitted(FIRST)
             for month in months():
                 if policy == "monthly":
                     champion = year.fitted(month)
@@ -148,6 +147,8 @@ class Year:
 
     def fitted(self, until: date, months: int = 12) -> Fitted:
         """A model of the `months` before `until`, calibrated by the one of a month before."""
+        from sklearn.linear_model import LogisticRegression  # after `training`: see its OpenMP
+
         first = months_before(until, months)
         last_month = months_before(until, 1)
         if last_month == date(2013, 1, 1):  # nothing is older: as it is

@@ -65,7 +65,7 @@ class Lab:
         """The command, in a process of its own, at the project's root."""
         program = Path(sys.executable).parent / "hindcast"
         return subprocess.run(
-            [program, *words], cwd=self.root, capture_output=True, text=True, timeout=300
+            [program, *words], cwd=self.root, capture_output=True, text=True, timeout=900
         )
 
     def told(self, *words: str) -> Any:

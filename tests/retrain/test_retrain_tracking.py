@@ -37,7 +37,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     )
     try:
         address = f"http://127.0.0.1:{port}"
-        end = time.monotonic() + 240
+        end = time.monotonic() + 600
         while not answers(f"{address}/health"):
             assert process.poll() is None and time.monotonic() < end, "no tracking server"
             time.sleep(0.3)
@@ -60,14 +60,13 @@ def switch_on(lab: Lab, uri: str) -> None:
     file.write_text(f"{file.read_text()}mlflow: {{enabled: true, tracking_uri: '{uri}'}}\n")
 
 
-def track(lab: Lab, run: str, **env: str) -> subprocess.CompletedProcess[str]:
+def track(lab: Lab, *runs: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, HERE / "track_a_run.py", f"artifacts/{run}"],
+        [sys.executable, HERE / "track_a_run.py", *(f"artifacts/{run}" for run in runs)],
         cwd=lab.root,
-        env=os.environ | env,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
 
 
@@ -86,9 +85,8 @@ def test_a_run_is_logged_whole_and_the_aliases_follow_the_model_in_use(
     local = f"sqlite:///{lab.root}/data/mlflow.db"
     uri = local if kind == "local" else request.getfixturevalue("server")
     switch_on(lab, uri)
-    for run in (lab.good, lab.dull):
-        done = track(lab, run)
-        assert done.returncode == 0, done.stderr
+    done = track(lab, lab.good, lab.dull)
+    assert done.returncode == 0, done.stderr
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("small")
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
@@ -131,10 +129,8 @@ def test_a_registry_that_is_away_stops_no_rollback_and_is_told_of(
     told = lab.told("rollback")
     assert told["champion"] == lab.in_use == lab.dull
     assert "http://127.0.0.1:9" in told["note"]
+    assert "switch `mlflow` off there" in told["note"]
     assert "in use all the same" in told["note"]
-    done = track(lab, lab.good)
-    assert done.returncode != 0
-    assert "switch `mlflow` off there" in done.stderr
 
 
 def test_without_the_extra_a_run_is_its_folder_and_the_champion_its_link(
@@ -142,8 +138,6 @@ def test_without_the_extra_a_run_is_its_folder_and_the_champion_its_link(
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['mlflow'] = None\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    off = track(lab, lab.good)
-    assert (off.returncode, "MLflow" in off.stdout) == (0, False), off.stderr
     put_in_use(lab.dull)
     put_in_use(lab.good)
     assert lab.told("rollback")["note"] is None

@@ -1,6 +1,6 @@
 """Logs a finished run as a training does, in a process that reaches nothing but the loopback.
 
-python track_a_run.py <run>      # at the root of a project
+python track_a_run.py <run> ...      # at the root of a project
 """
 
 import socket
@@ -35,9 +35,9 @@ if __name__ == "__main__":
     from training import dataset, model, track
     from training.settings import Settings
 
-    run = Path(sys.argv[1])
-    settings = Settings.from_dict(model.load(run).manifest["settings"])
-    with track.tracked(settings) as log:
-        dataset.load(settings)
-        log(run)
+    for run in map(Path, sys.argv[1:]):
+        settings = Settings.from_dict(model.load(run).manifest["settings"])
+        with track.tracked(settings) as log:
+            dataset.load(settings)
+            log(run)
     assert reached == [], reached
