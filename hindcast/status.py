@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from hindcast import lock, records, runs, snapshot
+from hindcast.champion import CHAMPION
 from hindcast.config import ProjectConfig, utc_text
 from hindcast.errors import HindcastError, MissingInputError
 from hindcast.lock import Holder
@@ -172,17 +173,19 @@ def current_model(project_dir: Path, config: ProjectConfig) -> Model | None:
     """
     if config.model is None:
         return None
-    file = project_dir / config.model / "manifest.json"
+    champion = config.artifacts / CHAMPION  # `model` where none was ever put in use
+    model = champion if (project_dir / champion).exists() else config.model
+    file = project_dir / model / "manifest.json"
     if not file.exists():
         raise MissingInputError(
-            f"there is no model in {config.model} (no {file.name}): the step that trains makes one"
+            f"there is no model in {model} (no {file.name}): the step that trains makes one"
         )
     try:
         stored = json.loads(file.read_text())
         created = stored.get("created_at")
         return Model(
             id=stored["run"],
-            path=str(config.model),
+            path=str(model),
             created_at=created and datetime.fromisoformat(created),
             snapshot=stored.get("snapshot"),
             feature_service=stored.get("feature_service"),
