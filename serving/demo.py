@@ -55,7 +55,7 @@ def main(
     """
     when = instant(at)
     from hindcast import champion
-    from serving import bundle, equality
+    from serving import bundle, equality, explained
     from training.score import score
 
     run_dir = run_dir or champion.in_use(Path("artifacts"))
@@ -66,11 +66,18 @@ def main(
             f"the farthest {equal.farthest:.1g} apart"
         )
     with step("The same hour, as training scores it"):
-        flights, threshold, _ = score(run_dir, when)
+        flights, threshold, zone = score(run_dir, when)
     with step("The service") as tell, running(run_dir, at) as (address, stop):
         results = ask(address, flights)
         tell(f"{len(results)} flights over HTTP at {address}")
         stop()
+    with step("Reasons and cost of serving, for the report") as tell:
+        asked = [request_of(row) for _, row in flights.iterrows()]
+        measured = explained.cost(run_dir, when, asked)
+        ends = [(flights.iloc[i], results[i]) for i in dict.fromkeys((0, len(flights) - 1))]
+        examples = [explained.example(row, answer, zone) for row, answer in ends]
+        explained.write(run_dir, examples, measured, threshold)
+        tell(f"1,000 predictions: {measured.in_lists:.2g} CPU seconds in lists")
     flights["served"] = [result["probability"] for result in results]
     flights["why"] = [strongest(result["reasons"]["top"]) for result in results]
     show(flights.head(rows), threshold)

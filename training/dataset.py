@@ -7,7 +7,7 @@ feature that is wished for here belongs in `models/features/` or `feature_repo/o
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,16 +38,28 @@ class LeakError(HindcastError):
 
 @dataclass(frozen=True)
 class Column:
-    """A feature of the model: its name, its Feast type and the view it belongs to."""
+    """A feature of the model: its name, its Feast type, its view, and what its YAML says of it."""
 
     name: str
     dtype: str
     view: str
+    description: str = ""
 
     @property
     def is_category(self) -> bool:
         """Whether it is text, one of a set of values, rather than a number."""
         return self.dtype == "String"
+
+
+@dataclass(frozen=True)
+class Records:
+    """What the raw files of a source held when the snapshot was built."""
+
+    source: str
+    records: int
+    quarantined: int
+    first_loaded_at: str | None
+    last_loaded_at: str | None
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,7 @@ class Dataset:
     late: np.ndarray
     part: np.ndarray
     day: np.ndarray
+    records: list[Records] = field(default_factory=list)
 
     def rows(self, part: str, labelled: bool = True) -> np.ndarray:
         """Positions of the rows of a part, with a label unless told otherwise."""
@@ -94,7 +107,27 @@ def load(settings: Settings) -> Dataset:
     columns = service_columns(service, settings)
     job = store.get_historical_features(entity_df=spine_sql(settings), features=service)
     table = job.to_arrow()
-    return assemble(table, columns, Path(job.snapshot_path).name, settings)
+    data = assemble(table, columns, Path(job.snapshot_path).name, settings)
+    return replace(data, records=raw_records(store, settings))
+
+
+def raw_records(store: "FeatureStore", settings: Settings) -> list[Records]:
+    """What was read to build the snapshot, by source; nothing if it does not say."""
+    from hindcast.offline_store import query
+
+    views = query(store.config, "select view_name from duckdb_views()")
+    if settings.records not in views["view_name"].to_pylist():
+        return []
+    table = query(store.config, f"select * from {settings.records} order by record_count desc")
+    return [
+        Records(
+            row["source_name"],
+            row["record_count"],
+            row["quarantined_count"],
+            *(at and at.isoformat() for at in (row["first_loaded_at"], row["last_loaded_at"])),
+        )
+        for row in table.to_pylist()
+    ]
 
 
 def spine_sql(settings: Settings, join_at: str = "predict_at") -> str:
@@ -272,6 +305,11 @@ def feature_service(store: "FeatureStore", settings: Settings) -> "FeatureServic
         ) from None
 
 
+def plain(description: str) -> str:
+    """A description on one line."""
+    return " ".join(description.split())
+
+
 def service_columns(service: Any, settings: Settings) -> tuple[Column, ...]:
     """The model's features: the keys, then all of the service that a model can learn from.
 
@@ -279,7 +317,7 @@ def service_columns(service: Any, settings: Settings) -> tuple[Column, ...]:
         HindcastError: a feature of a type that is neither a number nor text.
     """
     served = [
-        Column(field.name, str(field.dtype), projection.name_to_use())
+        Column(field.name, str(field.dtype), projection.name_to_use(), plain(field.description))
         for projection in service.feature_view_projections
         for field in projection.features
         if str(field.dtype) != "UnixTimestamp"

@@ -187,75 +187,6 @@ def compare(
     return values, gains
 
 
-# -- slices ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Slice:
-    """The model on some of the flights; figures are None where the flights are too few."""
-
-    name: str
-    n: int
-    late_share: Estimate
-    mean_p: float
-    roc_auc: Estimate | None
-    log_loss: Estimate | None
-
-
-def slices(
-    groups: Mapping[str, pd.Series],
-    late: np.ndarray,
-    p: np.ndarray,
-    position: np.ndarray,
-    weights: np.ndarray,
-    least: int,
-) -> dict[str, list[Slice]]:
-    """The figures for each value of each grouping, in the order of the values."""
-    found: dict[str, list[Slice]] = {}
-    for group, values in groups.items():
-        found[group] = []
-        for value in values.astype("category").cat.categories:
-            here = (values == value).to_numpy()
-            y, q, at, enough = late[here], p[here], position[here], here.sum() >= least
-            share, mean_p, loss = means(at, weights, y, q, log_losses(y, q))
-            found[group].append(
-                Slice(
-                    name=str(value),
-                    n=int(here.sum()),
-                    late_share=Estimate.of(share),
-                    mean_p=float(mean_p[0]),
-                    roc_auc=Estimate.of(roc_auc(y, q, at, weights)) if enough else None,
-                    log_loss=Estimate.of(loss) if enough else None,
-                )
-            )
-    return found
-
-
-def months_of(instants: pd.Series, zone: str) -> np.ndarray:
-    """The local month of each instant, as `2013-11`."""
-    local = instants.dt.tz_convert(zone).dt.tz_localize(None)
-    months: np.ndarray = local.to_numpy().astype("datetime64[M]").astype(str)
-    return months
-
-
-def slice_groups(frame: pd.DataFrame, zone: str) -> dict[str, pd.Series]:
-    """How the flights are sliced: origin, carrier, distance, hour and month of departure."""
-    local = frame["sched_dep_at"].dt.tz_convert(zone)
-    bands = pd.cut(
-        frame["distance_mi"],
-        [0, 500, 1000, 1500, 2000, np.inf],
-        right=False,
-        labels=["under 500 mi", "500-999 mi", "1000-1499 mi", "1500-1999 mi", "2000 mi and more"],
-    )
-    return {
-        "Origin": frame["origin"],
-        "Carrier": frame["carrier"],
-        "Distance": bands,
-        "Hour of departure": local.dt.hour.map("{:02d}:00".format),
-        "Month": pd.Series(months_of(frame["sched_dep_at"], zone), index=frame.index),
-    }
-
-
 # -- importance --------------------------------------------------------------------------
 
 
@@ -381,7 +312,6 @@ class Evaluation:
     gains: dict[str, dict[str, Estimate]]
     decisions: dict[str, Decision]
     saved_more: dict[str, Estimate]
-    slices: dict[str, list[Slice]]
     months: dict[str, dict[str, Estimate]]
     views: list[Importance]
     features: list[Importance]
@@ -421,16 +351,6 @@ def evaluate(
     decided["flag everybody"] = everybody
     mine = decided[model][1]
 
-    tell("slices")
-    by_slice = slices(
-        slice_groups(data.frame.iloc[test], settings.zone),
-        late,
-        on_test[model],
-        position,
-        weights,
-        settings.min_slice,
-    )
-
     draw = np.random.default_rng(settings.seed)
     drawn = np.sort(draw.permutation(len(test))[: settings.importance_rows])
     sample = data.frame.iloc[test[drawn]]
@@ -449,12 +369,18 @@ def evaluate(
         saved_more={
             name: Estimate.of(mine - saved) for name, (_, saved) in decided.items() if name != model
         },
-        slices=by_slice,
         months=auc_by_month(data, predictions, settings),
         views=importance(*judge, whole, settings.seed, tell),
         features=importance(*judge, single, settings.seed, tell),
         importance_flights=len(drawn),
     )
+
+
+def months_of(instants: pd.Series, zone: str) -> np.ndarray:
+    """The local month of each instant, as `2013-11`."""
+    local = instants.dt.tz_convert(zone).dt.tz_localize(None)
+    months: np.ndarray = local.to_numpy().astype("datetime64[M]").astype(str)
+    return months
 
 
 def auc_by_month(

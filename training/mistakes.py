@@ -6,7 +6,6 @@ happens. Nothing of this file is used anywhere but in `python -m training.leaks`
 """
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from matplotlib.axes import Axes
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
-from training import report
+from training import pictures, report
 from training.console import console, step
 from training.dataset import Column, Dataset, open_store, spine_sql
 from training.evaluate import Estimate, day_weights, log_losses, means, roc_auc
@@ -206,12 +205,12 @@ def show(results: list[Result]) -> None:
 def write(folder: Path, results: list[Result], settings: Settings) -> None:
     """Write leaks.json, leaks.png and leaks.html; put the section into a report beside them."""
     folder.mkdir(parents=True, exist_ok=True)
-    with rc_context(report.STYLE):
-        figure = report.picture([lambda ax: draw(ax, results)], 9.0, 3.6)
-        picture = report.png_bytes(figure)
+    with rc_context(pictures.STYLE):
+        figure = pictures.picture([lambda ax: draw(ax, results)], 9.0, 3.6)
+        picture = pictures.png_bytes(figure)
         section = report.render(
             "leaks.html",
-            {"results": results, "settings": settings, "picture": report.png(figure)},
+            {"results": results, "settings": settings, "picture": pictures.png(figure)},
         )
     (folder / "leaks.json").write_text(
         json.dumps([asdict(each) for each in results], indent=2) + "\n"
@@ -219,11 +218,7 @@ def write(folder: Path, results: list[Result], settings: Settings) -> None:
     (folder / "leaks.png").write_bytes(picture)
     (folder / "leaks.html").write_text(section)
     if (folder / "report.html").exists():
-        whole = (folder / "report.html").read_text()
-        marked = re.compile("(<!-- leaks:begin -->).*(<!-- leaks:end -->)", re.DOTALL)
-        (folder / "report.html").write_text(
-            marked.sub(lambda found: f"{found[1]}\n{section}{found[2]}", whole)
-        )
+        report.fill(folder / "report.html", "leaks", section)
 
 
 def draw(ax: Axes, results: list[Result]) -> None:
@@ -232,11 +227,11 @@ def draw(ax: Axes, results: list[Result]) -> None:
     bars = ax.barh(
         [each.mistake for each in results],
         [each.value for each in auc],
-        xerr=report.spread(auc),
-        color=[report.COLOURS[0], *[report.COLOURS[1]] * (len(results) - 1)],
+        xerr=pictures.spread(auc),
+        color=[pictures.COLOURS[0], *[pictures.COLOURS[1]] * (len(results) - 1)],
         error_kw={"ecolor": "#37474f", "elinewidth": 1},
     )
     ax.bar_label(bars, [f"{each.value:.3f} " for each in auc], label_type="center", color="white")
-    ax.axvline(auc[0].value, color=report.COLOURS[0], linestyle="--")
+    ax.axvline(auc[0].value, color=pictures.COLOURS[0], linestyle="--")
     ax.invert_yaxis()
     ax.set(xlabel="ROC AUC on the same test flights", xlim=(0.5, 1))

@@ -1,51 +1,45 @@
-"""What a run says: pictures, the HTML report and the model card.
+"""What a run says: the HTML report, and the model card as Markdown and as HTML.
 
-Everything shown is taken from the evaluation; nothing is computed here but curves to draw.
-Not for judging: a figure that is missing belongs in `evaluate`.
+Everything shown is taken from the evaluation and the explanation. Not for judging: a figure
+that is missing belongs in `evaluate` or `explain`; nor for drawing, which is `pictures`.
 """
 
 import base64
-import io
-from collections.abc import Callable, Mapping, Sequence
+import math
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markdown_it import MarkdownIt
 from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from training import pictures, pictures_explained, words
 from training.dataset import Dataset
-from training.evaluate import (
-    METRICS,
-    Estimate,
-    Evaluation,
-    Importance,
-    bins_of_equal_size,
-    day_weights,
-    means,
-    savings,
-)
+from training.dependence import Dependence
+from training.evaluate import METRICS, Evaluation
+from training.explain import Explanation
 from training.settings import Settings
-
-COLOURS = ["#0b6e99", "#d9730d", "#7a8b99", "#b8b8b8"]
-"""Model, schedule only, lookup table, base rate: the order of the predictions."""
 
 OVERVIEW = ("roc", "calibration", "views", "money")
 """The pictures of overview.png."""
 
-STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#9aa5ad",
-    "axes.grid": True,
-    "grid.color": "#eceff1",
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "figure.dpi": 110,
+FILTERS = {
+    each.__name__: each
+    for each in (
+        words.interval,
+        words.percent,
+        words.thousands,
+        words.thousands_of,
+        words.span,
+        words.of_100,
+        words.small_money,
+        words.p_value,
+        words.day,
+        words.cell,
+    )
 }
 
 
@@ -54,50 +48,111 @@ def write(
     data: Dataset,
     predictions: Mapping[str, np.ndarray],
     judged: Evaluation,
+    told: Explanation,
     manifest: Mapping[str, Any],
 ) -> None:
-    """Write report.html (pictures inside), model_card.md and overview.png into a run's folder."""
+    """Write report.html, model_card.md, model_card.html and their pictures into a run's folder."""
     settings = Settings.from_dict(manifest["settings"])
     test = data.rows("test")
     late, on_test = data.late[test], {name: p[test] for name, p in predictions.items()}
     model = next(iter(on_test))
-    with rc_context(STYLE):
-        draw = {
-            "roc": lambda ax: roc(ax, late, on_test, judged),
-            "precision_recall": lambda ax: precision_recall(ax, late, on_test, judged),
-            "calibration": lambda ax: calibration(ax, late, on_test, data.day[test], settings),
-            "scores": lambda ax: score_histogram(
-                ax, late, on_test[model], judged.decisions[model].threshold
-            ),
-            "money": lambda ax: money(ax, late, on_test, judged, settings),
-            "months": lambda ax: months(ax, judged, settings),
-            "views": lambda ax: importances(ax, "Importance by view", judged.views),
-            "features": lambda ax: importances(
-                ax, "By feature, the first 20", judged.features[:20]
-            ),
-        }
-        pictures = {name: png(picture((draw[name],), 5.6, 4.6)) for name in draw}
-        overview = picture([draw[name] for name in OVERVIEW], 11.2, 9.2)
-        (run / "overview.png").write_bytes(png_bytes(overview))
-    words = {
+    with rc_context(pictures.STYLE):
+        drawn = drawings(run, late, on_test, data.day[test], judged, told, settings)
+    facts = {
         "settings": settings,
         "manifest": manifest,
         "judged": judged,
+        "told": told,
         "model": model,
         "metrics": METRICS,
         "decision": judged.decisions[model],
-        "headline": headline(judged, settings),
+        "lookup": judged.decisions.get("carrier x hour"),
+        "headline": words.headline(judged),
+        "sentence": words.sentence,
+        "worse": words.standing_out(told.slices, ("ranking", "bias"), "worse"),
+        "uneven": words.standing_out(told.slices, ("misses", "false_alarms"), "worse"),
+        "unjudged": [
+            f"{group} {each.name} ({each.n:,})"
+            for group, rows in told.slices.items()
+            for each in rows
+            if not each.compared
+        ],
+        "untested": words.untested_seasons(
+            data.frame["sched_dep_at"].iloc[test].dt.tz_convert(settings.zone)
+        ),
         "views": data.views,
+        "about": {column.name: column.description for column in data.columns},
+        "flights": len(data.frame),
+        "outcomes": data.frame["outcome"].value_counts().to_dict(),
         "period": {
             part: (*first_and_last_day(data, part, settings), len(data.rows(part)))
             for part in ("fit", "tune", "test")
         },
     }
-    for template in ("report.html", "model_card.md"):
-        (run / template).write_text(render(template, words | {"pictures": pictures}))
+    (run / "report.html").write_text(render("report.html", facts | {"pictures": drawn}))
+    (run / "model_card.md").write_text(render("model_card.md", facts))
+    write_card_page(run)
 
 
-def render(template: str, words: Mapping[str, Any]) -> str:
+def drawings(
+    run: Path,
+    late: np.ndarray,
+    on_test: Mapping[str, np.ndarray],
+    day: np.ndarray,
+    judged: Evaluation,
+    told: Explanation,
+    settings: Settings,
+) -> dict[str, Any]:
+    """The report's pictures by name; overview.png and thousand.png are written as files too."""
+    p, decision = next(iter(on_test.values())), next(iter(judged.decisions.values()))
+    draw: dict[str, pictures.Draw] = {
+        "roc": lambda ax: pictures.roc(ax, late, on_test, judged),
+        "precision_recall": lambda ax: pictures.precision_recall(ax, late, on_test, judged),
+        "calibration": lambda ax: pictures.calibration(ax, late, on_test, day, settings),
+        "scores": lambda ax: pictures.score_histogram(ax, late, p, decision.threshold),
+        "money": lambda ax: pictures.money(ax, late, on_test, judged, settings),
+        "months": lambda ax: pictures.months(ax, judged, settings),
+        "views": lambda ax: pictures.importances(ax, "Importance by view", judged.views),
+        "features": lambda ax: pictures.importances(
+            ax, "By feature, the first 20", judged.features[:20]
+        ),
+    }
+    overview = pictures.picture([draw[name] for name in OVERVIEW], 11.2, 9.2)
+    (run / "overview.png").write_bytes(pictures.png_bytes(overview))
+    found: dict[str, Any] = {
+        name: pictures.png(pictures.picture((draw[name],), 5.6, 4.6)) for name in draw
+    }
+
+    flights = pictures.picture([lambda ax: pictures_explained.thousand(ax, told.thousand)], 4.6, 4)
+    (run / "thousand.png").write_bytes(pictures.png_bytes(flights))
+    found["thousand"] = pictures.png(flights)
+    found["thousand_money"] = pictures.png(
+        pictures.picture([lambda ax: pictures_explained.money(ax, told.thousand)], 4.6, 3)
+    )
+    overall = pictures_explained.overall(late, p, p >= decision.threshold, judged)
+    highest = 1.05 * max(max(each.high) for each in told.dependence)
+
+    def dots(measure: str) -> str:
+        height = pictures_explained.slice_height(told.slices, measure)
+        line = overall[measure]
+        return pictures.png(
+            pictures.picture(
+                [lambda ax: pictures_explained.slice_dots(ax, told.slices, measure, line)],
+                4.6,
+                height,
+            )
+        )
+
+    def curve(each: Dependence) -> str:
+        draw = [lambda ax: pictures_explained.curve(ax, each, highest)]
+        return pictures.png(pictures.picture(draw, 4.0, 2.7))
+
+    found["slices"] = {measure: dots(measure) for measure in overall}
+    found["dependence"] = [(each, curve(each)) for each in told.dependence]
+    return found
+
+
+def render(template: str, facts: Mapping[str, Any]) -> str:
     """Fill one of our templates. A name that it needs and does not get is an error."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -107,8 +162,29 @@ def render(template: str, words: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"interval": interval, "percent": percent, "thousands": thousands}
-    return environment.get_template(template).render(words)
+    environment.filters |= FILTERS | {"exp": math.exp}
+    return environment.get_template(template).render(facts)
+
+
+def write_card_page(run: Path) -> None:
+    """Write model_card.html from the model_card.md beside it, its pictures inside."""
+    text = re.sub(r"<!-- .*? -->\n?", "", (run / "model_card.md").read_text())
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+
+    def inside(found: re.Match[str]) -> str:
+        picture = base64.b64encode((run / found[1]).read_bytes()).decode()
+        return f'src="data:image/png;base64,{picture}"'
+
+    body = re.sub(r'src="([\w-]+\.png)"', inside, body)
+    page = render("model_card.html", {"body": body})
+    (run / "model_card.html").write_text(page)
+
+
+def fill(page: Path, section: str, content: str) -> None:
+    """Put content between the marks of a section of a page, in place of what is there."""
+    marked = re.compile(f"(<!-- {section}:begin -->).*(<!-- {section}:end -->)", re.DOTALL)
+    whole = page.read_text()
+    page.write_text(marked.sub(lambda found: f"{found[1]}\n{content}\n{found[2]}", whole))
 
 
 def first_and_last_day(data: Dataset, part: str, settings: Settings) -> tuple[str, str]:
@@ -118,212 +194,3 @@ def first_and_last_day(data: Dataset, part: str, settings: Settings) -> tuple[st
         f"{t.tz_convert(settings.zone):%d %B %Y}".lstrip("0") for t in (at.min(), at.max())
     )
     return first, last
-
-
-def headline(judged: Evaluation, settings: Settings) -> str:
-    """What the model does and how good it is, in words anyone understands."""
-    model = next(iter(judged.decisions))
-    decision, auc = judged.decisions[model], judged.metrics[model]["roc_auc"]
-    return (
-        "Two hours before departure this model says how likely a flight from New York is to "
-        "arrive 15 minutes or more late. "
-        f"On {judged.test_flights:,} flights of {judged.test_days} days it had never seen, "
-        f"{round(100 * decision.precision.value)} of 100 flights it flagged were late, against "
-        f"{round(100 * judged.late_share)} of 100 of all flights, and it found "
-        f"{round(100 * decision.recall.value)} of 100 late ones. Of a late and a punctual flight "
-        f"it gives the late one the higher risk {round(100 * auc.value)} times in 100."
-    )
-
-
-def interval(estimate: Estimate | None, digits: int = 3) -> str:
-    """`0.775 [0.746, 0.795]`, or a dash where there is no figure."""
-    if estimate is None or np.isnan(estimate.value):
-        return "-"
-    value, low, high = (f"{x:,.{digits}f}" for x in (estimate.value, estimate.low, estimate.high))
-    return value if low == high == value else f"{value} [{low}, {high}]"
-
-
-def percent(value: float) -> str:
-    """`48 %`, or a dash."""
-    return "-" if np.isnan(value) else f"{100 * value:.0f} %"
-
-
-def thousands(value: float) -> str:
-    """`12,345`, or a dash."""
-    return "-" if np.isnan(value) else f"{value:,.0f}"
-
-
-# -- pictures ----------------------------------------------------------------------------
-
-Draw = Callable[[Axes], None]
-
-
-def picture(draws: Sequence[Draw], width: float, height: float) -> Figure:
-    """A figure with the drawings in rows of at most two; not known to pyplot's global state."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    columns = min(len(draws), 2)
-    grid = figure.subplots(-(-len(draws) // columns), columns, squeeze=False)
-    for draw, ax in zip(draws, grid.flat, strict=True):
-        draw(ax)
-    return figure
-
-
-def png_bytes(figure: Figure) -> bytes:
-    """The figure as a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def png(figure: Figure) -> str:
-    """The figure as text to put into an `img`, so that the report is one file."""
-    return "data:image/png;base64," + base64.b64encode(png_bytes(figure)).decode()
-
-
-def coloured(
-    predictions: Mapping[str, np.ndarray], most: int = 4
-) -> list[tuple[str, np.ndarray, str]]:
-    """The first predictors, each with its colour."""
-    return [(n, p, c) for (n, p), c in zip(predictions.items(), COLOURS, strict=True)][:most]
-
-
-def spread(estimates: Sequence[Estimate]) -> np.ndarray:
-    """Interval ends as matplotlib wants them: distances below and above."""
-    ends = [[e.value - e.low for e in estimates], [e.high - e.value for e in estimates]]
-    return np.maximum(ends, 0)
-
-
-def curve(late: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Late flights found and flights flagged, from the highest threshold to the lowest."""
-    order = np.argsort(-p, kind="stable")
-    last_of_tie = np.flatnonzero(np.append(np.diff(p[order]) != 0, True))
-    return np.cumsum(late[order])[last_of_tie], last_of_tie + 1.0
-
-
-def roc(
-    ax: Axes, late: np.ndarray, predictions: Mapping[str, np.ndarray], judged: Evaluation
-) -> None:
-    """Late flights found against punctual ones flagged."""
-    for name, p, colour in coloured(predictions):
-        found, flagged = curve(late, p)
-        x, y = (flagged - found) / (1 - late).sum(), found / late.sum()
-        area = judged.metrics[name]["roc_auc"].value
-        ax.plot(np.append(0, x), np.append(0, y), color=colour, label=f"{name}  {area:.3f}")
-    ax.set(title="ROC", xlabel="share of punctual flights flagged", ylabel="share of late found")
-    ax.legend(title="area", loc="lower right")
-
-
-def precision_recall(
-    ax: Axes, late: np.ndarray, predictions: Mapping[str, np.ndarray], judged: Evaluation
-) -> None:
-    """How many of the flagged were late, against late flights found."""
-    for name, p, colour in coloured(predictions):
-        found, flagged = curve(late, p)
-        area = judged.metrics[name]["pr_auc"].value
-        ax.plot(
-            found / late.sum(),
-            found / flagged,
-            color=colour,
-            marker="o" if len(found) == 1 else None,
-            label=f"{name}  {area:.3f}",
-        )
-    ax.set(
-        title="Precision and recall",
-        xlabel="share of late found",
-        ylabel="share of flagged that was late",
-        ylim=(0, 1.02),
-    )
-    ax.legend(title="area", loc="upper right")
-
-
-def calibration(
-    ax: Axes,
-    late: np.ndarray,
-    predictions: Mapping[str, np.ndarray],
-    day: np.ndarray,
-    settings: Settings,
-) -> None:
-    """Predicted against observed late share, in bins of equal size, with intervals."""
-    ax.plot([0, 1], [0, 1], color=COLOURS[-1], linestyle="--", label="perfect")
-    weights, position = day_weights(day, settings.resamples, settings.seed)
-    for name, p, colour in coloured(predictions, 2):
-        place = bins_of_equal_size(p, settings.calibration_bins)
-        bins = [place == b for b in np.unique(place)]
-        shares = [Estimate.of(means(position[b], weights, late[b])[0]) for b in bins]
-        ax.errorbar(
-            [p[b].mean() for b in bins],
-            [share.value for share in shares],
-            spread(shares),
-            fmt="o-",
-            color=colour,
-            capsize=2,
-            label=name,
-        )
-    ax.set(title="Calibration", xlabel="predicted P(late)", ylabel="share that was late")
-    ax.legend(loc="upper left")
-
-
-def score_histogram(ax: Axes, late: np.ndarray, p: np.ndarray, threshold: float) -> None:
-    """The model's probabilities for flights that were late and that were not."""
-    bins = np.linspace(0, 1, 41).tolist()
-    ax.hist(p[late == 0], bins, color="#9fc5d8", label="on time")
-    ax.hist(p[late == 1], bins, color=COLOURS[1], alpha=0.75, label="late")
-    if threshold <= 1:
-        ax.axvline(threshold, color="#37474f", linestyle=":", label=f"flag from {threshold:.2f}")
-    ax.set(title="Scores", xlabel="predicted P(late)", ylabel="flights")
-    ax.legend(loc="upper right")
-
-
-def money(
-    ax: Axes,
-    late: np.ndarray,
-    predictions: Mapping[str, np.ndarray],
-    judged: Evaluation,
-    settings: Settings,
-) -> None:
-    """Money saved per 1,000 test flights, by threshold."""
-    thresholds = np.linspace(0, 1, 101)
-    cost = (settings.flag_cost, settings.late_benefit)
-    for name, p, colour in coloured(predictions, 3):
-        saved = [1000 * savings(late, p, t, *cost).mean() for t in thresholds]
-        ax.plot(thresholds, saved, color=colour, label=name)
-        decision = judged.decisions[name]
-        ax.plot(min(decision.threshold, 1), decision.saved_per_1000.value, "o", color=colour)
-    ax.axhline(0, color=COLOURS[-1], linestyle="--")
-    lowest, highest = ax.get_ylim()
-    ax.set_ylim(max(lowest, -highest / 2))  # losses may be huge; the gains are to be read
-    ax.yaxis.set_major_formatter("{x:,.0f}")
-    ax.set(
-        title="Saved per 1,000 flights",
-        xlabel="flag from this P(late) on; dots: as chosen on the tuning days",
-    )
-    ax.legend(loc="upper right")
-
-
-def months(ax: Axes, judged: Evaluation, settings: Settings) -> None:
-    """ROC AUC in each month that the trees were not fitted on."""
-    names = list(judged.months)
-    for name, colour in list(zip(judged.metrics, COLOURS, strict=True))[:3]:
-        values = [judged.months[month][name] for month in names]
-        y = [value.value for value in values]
-        ax.errorbar(names, y, spread(values), fmt="o-", color=colour, capsize=3, label=name)
-    first_test = sum(month < settings.test_from[:7] for month in names)
-    ax.axvspan(-0.5, first_test - 0.5, color="#eef1f4", zorder=0, label="used for tuning")
-    ax.set(title="ROC AUC by month", xlim=(-0.5, len(names) - 0.5))
-    ax.margins(y=0.35)
-    ax.legend(loc="upper center", ncols=2)
-
-
-def importances(ax: Axes, title: str, items: Sequence[Importance]) -> None:
-    """ROC AUC lost by shuffling a view, or a feature."""
-    lost = [item.auc_lost for item in items]
-    ax.barh(
-        [item.name for item in items],
-        [each.value for each in lost],
-        xerr=spread(lost),
-        color=COLOURS[0],
-        error_kw={"ecolor": "#37474f", "elinewidth": 1},
-    )
-    ax.invert_yaxis()
-    ax.tick_params(axis="y", labelsize=8)
-    ax.set(title=title, xlabel="ROC AUC lost when shuffled")

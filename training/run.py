@@ -10,6 +10,7 @@ import os
 import platform
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from hindcast.errors import HindcastError
-from training import dataset, evaluate, model, report, track
+from training import dataset, evaluate, explain, model, report, track
 from training.console import console, step
 from training.settings import Settings
 
@@ -59,16 +60,22 @@ def train(settings: Settings) -> Path:
 
 def trained_run(settings: Settings) -> Path:
     """The training itself, whether or not it is tracked."""
+    started = time.process_time()
     data = load(settings)
+    joined = time.process_time()
     trained = learn(data, settings)
+    cpu = {"features": joined - started, "training": time.process_time() - joined}
     predictions = {MODEL: trained.p, **baselines(data, settings)}
     with step("Evaluation on the untouched test days") as tell:
         predict = trained.scoring.predict_proba
         judged = evaluate.evaluate(data, predictions, predict, settings, tell)
         tell(f"{judged.test_flights:,} flights, {judged.test_days} days")
+    with step("Explanation: slices, money, partial dependence") as tell:
+        told = explain.explain(data, trained.p, trained.scoring, judged, cpu, settings, tell)
+        tell(f"{told.comparisons} comparisons of slices")
     manifest = describe(data, trained, judged.decisions[MODEL].threshold, settings)
     with step("Model, figures and report written") as tell:
-        run = write(data, trained, predictions, judged, manifest, settings)
+        run = write(data, trained, predictions, judged, told, manifest, settings)
         tell(run.name)
     return run
 
@@ -188,6 +195,7 @@ def write(
     trained: Trained,
     predictions: Mapping[str, np.ndarray],
     judged: evaluate.Evaluation,
+    told: explain.Explanation,
     manifest: dict[str, Any],
     settings: Settings,
 ) -> Path:
@@ -199,7 +207,7 @@ def write(
     try:
         model.save(trained.scoring.estimator, unfinished / model.MODEL)
         write_json(unfinished / model.MANIFEST, manifest)
-        write_json(unfinished / "metrics.json", asdict(judged))
+        write_json(unfinished / "metrics.json", asdict(judged) | asdict(told))
         test = data.rows("test", labelled=False)
         pd.DataFrame(
             {
@@ -209,7 +217,7 @@ def write(
                 "label": data.frame[dataset.LABEL].iloc[test].astype("boolean"),
             }
         ).to_parquet(unfinished / "predictions.parquet", index=False)
-        report.write(unfinished, data, predictions, judged, manifest)
+        report.write(unfinished, data, predictions, judged, told, manifest)
         unfinished.rename(run)
     except BaseException:
         shutil.rmtree(unfinished)

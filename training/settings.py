@@ -25,6 +25,9 @@ class Settings:
     service: str = setting("late_arrival", "The feature service: it decides the model's features.")
     snapshot: str = setting("current", "The published snapshot to read: its id, or the newest.")
     spine: str = setting("flight_spine", "The published table with one row per flight to predict.")
+    records: str = setting(
+        "raw_records", "The published table that counts the raw records, if any."
+    )
     keys: tuple[str, ...] = setting(
         ("origin", "carrier", "dest"),
         "Keys that are features too. Not tailnum or flight: too many values to learn from.",
@@ -77,11 +80,17 @@ class Settings:
     resamples: int = setting(400, "Bootstrap resamples of whole days, for every 95 % interval.")
     calibration_bins: int = setting(10, "Bins of equal size for the calibration error.")
     min_slice: int = setting(300, "A slice with fewer labelled flights is counted, not judged.")
+    false_discovery: float = setting(
+        0.05, "Of all slices called worse or better, the share that may be so by chance."
+    )
     importance_rows: int = setting(3_000, "Test flights drawn for permutation importance.")
+    dependence_rows: int = setting(500, "Test flights drawn for partial dependence.")
+    dependence_top: int = setting(6, "Features whose partial dependence is drawn: the first ones.")
 
     # What an error costs
     flag_cost: float = setting(200.0, "What acting on one flagged flight costs.")
     late_benefit: float = setting(800.0, "What it saves if that flight would have been late.")
+    cpu_hour_price: float = setting(0.05, "Price of one CPU for an hour, as clouds ask about.")
 
     # Where it goes
     artifacts: str = setting("artifacts", "Folder of the runs; `latest` in it is the newest one.")

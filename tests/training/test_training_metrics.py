@@ -123,34 +123,6 @@ def test_a_decision_by_hand() -> None:
     assert decision.saved_with_hindsight == pytest.approx(1000 * (2 * 800 - 3 * 200) / 5)
 
 
-def test_slices_hold_every_flight_once_and_judge_only_the_large_ones() -> None:
-    late, p, day = sample(1, 300, ties=False)
-    weights, position = evaluate.day_weights(day, 20, seed=0)
-    group = pd.Series(np.where(np.arange(300) < 20, "small", "large"))
-    rows = evaluate.slices({"Size": group}, late, p, position, weights, least=50)["Size"]
-    large, small = rows
-    assert (large.name, large.n, small.name, small.n) == ("large", 280, "small", 20)
-    assert large.roc_auc is not None
-    assert large.roc_auc.value == pytest.approx(roc_auc_score(late[20:], p[20:]))
-    assert small.roc_auc is None
-
-
-def test_slices_follow_the_local_clock() -> None:
-    frame = pd.DataFrame(
-        {
-            "origin": ["JFK"],
-            "carrier": ["B6"],
-            "distance_mi": [500.0],
-            "sched_dep_at": pd.to_datetime(["2013-12-01T04:30Z"]),
-        }
-    )
-    groups = evaluate.slice_groups(frame, "America/New_York")
-    found = {name: values.iloc[0] for name, values in groups.items()}
-    assert found["Hour of departure"] == "23:00"
-    assert found["Month"] == "2013-11"
-    assert found["Distance"] == "500-999 mi"
-
-
 def test_only_what_the_model_uses_is_important_and_views_are_shuffled_whole() -> None:
     draw = np.random.default_rng(0)
     frame = pd.DataFrame({"used": draw.random(2000), "unused": draw.random(2000)})

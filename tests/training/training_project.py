@@ -37,6 +37,7 @@ SMALL = Settings(
     column_share=0.9,
     resamples=40,
     importance_rows=200,
+    dependence_rows=50,
     min_slice=50,
     threads=1,
 )
