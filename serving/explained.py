@@ -19,6 +19,7 @@ import orjson
 
 from serving.requests import decode
 from serving.service import Options, Service
+from serving.words import lateness
 from training import report
 from training.console import console
 
@@ -69,7 +70,7 @@ def example(row: Any, answer: dict[str, Any], zone: str) -> Example:
         departs=f"{row['sched_dep_at'].tz_convert(zone):%d %B %Y, %H:%M}".lstrip("0"),
         probability=answer["probability"],
         flag=answer["flag"],
-        became=f"arrived {minutes:+.0f} min" if row["outcome"] == "completed" else row["outcome"],
+        became=f"arrived {lateness(minutes)}" if row["outcome"] == "completed" else row["outcome"],
         base_probability=1 / (1 + math.exp(-told["base"])),
         reasons=[
             Reason(
@@ -81,7 +82,7 @@ def example(row: Any, answer: dict[str, Any], zone: str) -> Example:
     )
 
 
-def cost(run_dir: Path, at: datetime, requests: Sequence[dict[str, Any]]) -> Cost:
+def cost(run_dir: Path, at: datetime | None, requests: Sequence[dict[str, Any]]) -> Cost:
     """Let a service of this process answer requests (without its log), and measure its CPU time."""
     service = Service(Options(run_dir, stands_at=at, log=False), console.print)
 

@@ -139,12 +139,36 @@ def enough(late: np.ndarray, flag: np.ndarray, position: np.ndarray) -> Iterator
             yield rate
 
 
-def compare(here: np.ndarray, elsewhere: np.ndarray, days: int) -> Comparison:
-    """A measure over the same resamples of two sets of flights, with a t-test on their days."""
+def without_each_day(days: int) -> np.ndarray:
+    """Weights that leave out one day after the other: (days, days)."""
+    return 1 - np.eye(days)
+
+
+def jackknifed(whole: np.ndarray, without: np.ndarray) -> np.ndarray:
+    """The covariance of figures, from what they are without each day: (days, figures).
+
+    The jackknife over clusters, centred on the figures of all days; where a few days weigh much
+    it errs less on the small side than the spread of a bootstrap.
+    """
+    days, apart = len(without), without - whole
+    covariance: np.ndarray = (days - 1) / days * apart.T @ apart
+    return covariance
+
+
+def compare(here: np.ndarray, elsewhere: np.ndarray, all_days: int, days: int) -> Comparison:
+    """A measure over the same resamples of two sets of flights, then without each of all days.
+
+    The test is a t-test of their difference by the jackknife; `days` are those of the slice.
+    """
     gap = here - elsewhere
-    spread = np.nanstd(gap[1:], ddof=1)
-    p = 2 * stats.t.sf(abs(gap[0]) / spread, days - 1) if spread > 0 else float(gap[0] == 0)
-    return Comparison(Estimate.of(here), float(elsewhere[0]), Estimate.of(gap), float(p))
+    (variance,) = jackknifed(gap[0], gap[-all_days:, None])[0]
+    p = 2 * stats.t.sf(abs(gap[0]) / variance**0.5, days - 1) if variance > 0 else gap[0] == 0
+    return Comparison(
+        Estimate.of(here[:-all_days]),
+        float(elsewhere[0]),
+        Estimate.of(gap[:-all_days]),
+        float(p),
+    )
 
 
 def one_slice(
@@ -164,10 +188,12 @@ def one_slice(
     there = ~here
     common = set(enough(y, f, at)) & set(enough(late[there], flag[there], position[there]))
     if judged and common:
-        mine = resampled(y, q, f, at, weights)
-        others = resampled(late[there], p[there], flag[there], position[there], weights)
+        days = weights.shape[1]
+        drawn = np.vstack([weights, without_each_day(days)])
+        mine = resampled(y, q, f, at, drawn)
+        others = resampled(late[there], p[there], flag[there], position[there], drawn)
         compared = {
-            measure: compare(mine[measure], others[measure], len(np.unique(at)))
+            measure: compare(mine[measure], others[measure], days, len(np.unique(at)))
             for measure in MEASURES
             if measure in common
         }
@@ -255,8 +281,7 @@ def group_tests(
 ) -> list[GroupTest]:
     """For each grouping and error rate: is the rate the same in all slices that are compared?
 
-    Hotelling's test on the slices' rates; their covariance is that of the days' sums (the
-    sandwich of a ratio, with days as clusters).
+    Hotelling's test on the slices' rates, with their covariance by the jackknife over days.
     """
     found = []
     days = int(position.max()) + 1
@@ -270,11 +295,11 @@ def group_tests(
             wrong = day_sums(position, days, *(errors * each for each in here))
             of = day_sums(position, days, *(possible * each for each in here))
             rates = wrong.sum(axis=0) / of.sum(axis=0)
-            pull = (wrong - rates * of) / of.sum(axis=0)  # of each day on each rate
-            contrasts = pull[:, :-1] - pull[:, -1:]
+            without = (wrong.sum(axis=0) - wrong) / (of.sum(axis=0) - of)
             gaps = rates[:-1] - rates[-1]
             q = len(gaps)
-            squared = gaps @ np.linalg.pinv(contrasts.T @ contrasts * days / (days - 1)) @ gaps
+            covariance = jackknifed(gaps, without[:, :-1] - without[:, -1:])
+            squared = gaps @ np.linalg.pinv(covariance) @ gaps
             p = stats.f.sf(squared * (days - q) / (q * (days - 1)), q, days - q)
             order = np.argsort(rates)
             found.append(

@@ -64,22 +64,27 @@ def test_every_figure_of_a_slice_is_what_a_direct_count_gives() -> None:
         assert each.foretold["misses"] == pytest.approx(missed.sum() / p[here].sum())
 
 
-def test_the_spread_of_a_difference_is_that_of_resampled_days() -> None:
+def test_a_difference_is_judged_by_what_it_is_without_each_day() -> None:
     carrier, late, p, day = flights(1)
     told = next(e for e in judged(carrier, late, p, day, 300) if e.name == "DL")
-    weights, _ = day_weights(day, 300, seed=1)
     here, flag = (carrier == "DL").to_numpy(), p >= 0.4
-    gaps = []
-    for row in weights[1:]:
-        w = row[day]
-        missed = [
+
+    def gap(of_day: np.ndarray) -> float:
+        """Misses of DL less those of the others, with a weight for each day."""
+        w = of_day[day]
+        mine, others = (
             np.average(~flag[of], weights=w[of]) for of in (here & (late == 1), ~here & (late == 1))
-        ]
-        gaps.append(missed[0] - missed[1])
+        )
+        return float(mine - others)
+
     comparison = told.compared["misses"]
-    t = abs(comparison.difference.value) / np.std(gaps, ddof=1)
+    whole = gap(np.ones(DAYS))
+    without = np.array([gap(1.0 * (np.arange(DAYS) != d)) for d in range(DAYS)])
+    t = abs(whole) / np.sqrt((DAYS - 1) / DAYS * ((without - whole) ** 2).sum())
     assert comparison.p == pytest.approx(2 * stats.t.sf(t, DAYS - 1))
-    assert comparison.difference.low == pytest.approx(np.percentile(gaps, 2.5))
+    weights, _ = day_weights(day, 300, seed=1)
+    low = np.percentile([gap(row) for row in weights[1:]], 2.5)
+    assert comparison.difference.low == pytest.approx(low)
 
 
 def test_a_slice_whose_ranking_is_noise_is_named_and_no_other_is_named_worse() -> None:
@@ -127,27 +132,16 @@ def test_too_few_flights_or_days_or_errors_are_counted_and_not_compared() -> Non
     assert [each.name for each in few if each.compared] == []
 
 
-def test_the_test_for_differences_is_the_t_test_of_clustered_days_for_two_slices() -> None:
+def test_the_test_for_differences_of_two_slices_is_the_comparison_of_the_two() -> None:
     carrier, late, p, day = flights(6)
     two = pd.Series(np.where(carrier < "C", "one", "two"))
-    flag = 1.0 * (p >= 0.4)
     rows = judged(two, late, p, day)
-    _, position = day_weights(day, 0, seed=1)
-    found = {
-        test.measure: test
-        for test in slices.group_tests({GROUP: two}, {GROUP: rows}, late, flag, position)
-    }
-    missed = late * (1 - flag)
-    rate, pull = {}, np.zeros(DAYS)
-    for name, sign in (("one", 1), ("two", -1)):
-        here = (two == name).to_numpy()
-        rate[name] = missed[here].sum() / late[here].sum()
-        for d in range(DAYS):
-            of = here & (day == d)
-            pull[d] += sign * (missed[of].sum() - rate[name] * late[of].sum()) / late[here].sum()
-    t = (rate["one"] - rate["two"]) / np.sqrt((pull**2).sum() * DAYS / (DAYS - 1))
-    assert found["misses"].gap == pytest.approx(abs(rate["one"] - rate["two"]))
-    assert found["misses"].p == pytest.approx(2 * stats.t.sf(abs(t), DAYS - 1))
+    tested = slices.group_tests({GROUP: two}, {GROUP: rows}, late, 1.0 * (p >= 0.4), day)
+    assert [test.measure for test in tested] == ["misses", "false_alarms"]
+    for test in tested:
+        told = rows[0].compared[test.measure]
+        assert test.gap == pytest.approx(abs(told.difference.value))
+        assert test.p == pytest.approx(told.p)
 
 
 def test_the_test_for_differences_finds_a_planted_one_and_seldom_one_by_chance() -> None:
