@@ -31,14 +31,9 @@ TITLES = {
 
 
 def whole_thousand(told: Thousand) -> list[int]:
-    """Hits, false alarms, misses and the rest as whole flights that add up to 1,000."""
-    exact = np.array(
-        [e.value for e in (told.hits, told.false_alarms, told.misses, told.left_alone)]
-    )
-    whole = np.floor(exact).astype(int)
-    short = 1000 - int(whole.sum())
-    whole[np.argsort(whole - exact, kind="stable")[:short]] += 1
-    return [int(each) for each in whole]
+    """Hits, false alarms, misses as whole flights, and the rest of 1,000."""
+    counts = [round(e.value) for e in (told.hits, told.false_alarms, told.misses)]
+    return [*counts, 1000 - sum(counts)]
 
 
 def thousand(ax: Axes, told: Thousand) -> None:

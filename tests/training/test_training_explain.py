@@ -13,6 +13,7 @@ from training_project import Project
 
 from training import cost, dataset, dependence, explain, model, report, run, words
 from training.evaluate import Estimate, day_weights, evaluate
+from training.pictures_explained import whole_thousand
 from training.settings import Settings
 
 Parts = tuple[dataset.Dataset, run.Trained, dict[str, np.ndarray], Settings]
@@ -37,6 +38,7 @@ def test_1000_flights_by_hand() -> None:
     assert told.spent_on_false_alarms.value == pytest.approx(100 * 200)
     assert told.saved.value == pytest.approx(200 * 600 - 100 * 200)
     assert told.forgone_by_misses.value == pytest.approx(100 * 600)
+    assert whole_thousand(told) == [200, 100, 100, 600]
     assert told.losing_days == 1  # the second day: a false alarm and no hit
 
 
