@@ -5,6 +5,7 @@ Not for settings of dbt (`dbt_project.yml`), Feast (`feature_store.yaml`) or the
 
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Literal
 
 import yaml
 from pydantic import (
@@ -111,6 +112,69 @@ class Retrain(_Strict):
     """Bootstrap resamples of whole days, for every interval."""
 
 
+class ModelFacts(_Strict):
+    """The model in use: where its training wrote down what the monitor must know of it.
+
+    `manifest` is a JSON file, every other field a dotted name in it.
+    """
+
+    manifest: Path
+    id: str
+    snapshot: str
+    """The id of the published snapshot it was trained on."""
+    trained_from: str
+    trained_until: str
+    """A day, or an instant with its zone; a day begins in `time_zone`."""
+    time_zone: str | None = None
+    threshold: str
+    """From which score on a prediction is acted on."""
+    flag_cost: str
+    flag_benefit: str
+    """What acting costs, and what it saves where the outcome comes true."""
+
+
+class Outcome(_Strict):
+    """The spine's columns that tell what came true, and from when on that was known."""
+
+    label: str
+    known_at: str
+
+
+class Predictions(_Strict):
+    """A file or folder (Parquet, CSV) of what the model said."""
+
+    path: Path
+    score: str
+    """The column of the score."""
+    keys: tuple[str, ...]
+    """The columns by which a row of it finds its row of the spine, named as there."""
+    model: str | None = None
+    """The column that names the model; rows of others are left out."""
+    at: str | None = None
+    """The column that tells when it was said; of several for one row the last counts."""
+
+
+Limits = tuple[float | None, float | None]
+
+
+class Monitor(_Strict):
+    """What `hindcast monitor` must know."""
+
+    model: ModelFacts
+    outcome: Outcome
+    predictions: tuple[Predictions, ...]
+    """Where two speak of one row, the later named counts."""
+    page: Path = Path("artifacts/monitor/index.html")
+    days: int = Field(default=28, ge=1)
+    """The days before the instant of the run that are judged."""
+    reference_days: int = Field(default=28, ge=14)
+    """Scores and performance are held against those of the model's first days."""
+    false_alarms: float = Field(default=0.05, gt=0, lt=1)
+    """In what share of runs on stable data any check at all may speak up."""
+    thresholds: dict[str, Limits | Literal["off"]] = {}
+    """From where on each check warns and fails, where `meta: monitor` says nothing else."""
+
+
 class ProjectConfig(_Strict):
     """The whole of `hindcast.yml`; paths are relative to the directory it is in."""
 
@@ -128,6 +192,8 @@ class ProjectConfig(_Strict):
     doctor: Doctor = Doctor()
     ui: tuple[Ui, ...] = ()
     retrain: Retrain | None = None
+
+    monitor: Monitor | None = None
     summary: str | None = None
     results: tuple[Result, ...] = ()
     next: tuple[str, ...] = ()

@@ -167,6 +167,41 @@ def definition_stamp(project_dir: Path, manifest: Path) -> tuple[int, int]:
     return parsed, written
 
 
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What one model, column or exposure says under a key of its `meta`, and where."""
+
+    kind: str
+    """`models` or `exposures`."""
+    name: str
+    column: str | None
+    value: Any
+    at: Location
+
+
+def declared(project_dir: Path, key: str, manifest: Path | None = None) -> list[Declared]:
+    """Everything declared under `meta: <key>` in the project, in the files' order.
+
+    For what is no feature definition but stands beside one, such as thresholds. Raises as
+    `load_project` does where there is no manifest.
+    """
+    manifest = project_dir / MANIFEST if manifest is None else manifest
+    definition_stamp(project_dir, manifest)
+    reader = _Reader(project_dir, _read_manifest(manifest))
+    found: list[Declared] = []
+    for kind, part in (("models", "nodes"), ("exposures", "exposures")):
+        wanted = {"resource_type": "model"} if kind == "models" else {}
+        for one in reader.resources(part, kind, **wanted):
+            if key in one.meta:
+                found.append(Declared(kind, one.name, None, one.meta[key], one.meta_at(key)))
+            for name, entry in (one.columns if kind == "models" else {}).items():
+                meta = {**entry.get("meta", {}), **entry.get("config", {}).get("meta", {})}
+                if key in meta:
+                    at = one.at("columns", _Item(name))
+                    found.append(Declared(kind, one.name, name, meta[key], at))
+    return found
+
+
 def parse_ttl(value: object) -> timedelta:
     """Read `36 hours`, `90 minutes`, `15 min`, `7 days`; 0 and `unlimited` are timedelta(0).
 
@@ -326,8 +361,8 @@ class _Reader:
         self._faults: list[tuple[Location, str]] = []
 
     def read(self) -> ProjectSpec:
-        models = self._resources("nodes", "models", resource_type="model")
-        consumers = self._resources("exposures", "exposures", type="ml")
+        models = self.resources("nodes", "models", resource_type="model")
+        consumers = self.resources("exposures", "exposures", type="ml")
         declared = [model for model in models if "feature_view" in model.meta]
         self._views = {model.entry["unique_id"]: model.name for model in declared}
 
@@ -354,7 +389,7 @@ class _Reader:
             services=tuple(services),
         )
 
-    def _resources(self, kind: str, section: str, **wanted: str) -> list[_Resource]:
+    def resources(self, kind: str, section: str, **wanted: str) -> list[_Resource]:
         """The manifest's entries of a kind that have the wanted values, in the files' order."""
         resources = [
             _Resource(entry, section, self._lines)

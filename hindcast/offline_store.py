@@ -71,6 +71,7 @@ from hindcast.sources import (
     stamps,
 )
 from hindcast.sql import best_first, literal, quote, select
+from hindcast.statistics import column_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -244,6 +245,39 @@ class DuckDBOfflineStore(FeastDuckDBOfflineStore):  # type: ignore[misc]
         one of files.
         """
         write.log(config, data, logging_config.destination)
+
+    @staticmethod
+    def compute_monitoring_metrics(
+        config: RepoConfig,
+        data_source: DataSource,
+        feature_columns: list[tuple[str, str]],
+        timestamp_field: str,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
+        histogram_bins: int = 20,
+        top_n: int = 10,
+    ) -> list[dict[str, Any]]:
+        """Feast's statistics of the rows with `start_date <= event time <= end_date`.
+
+        Over one snapshot, in UTC, files and directories alike; see `hindcast.statistics`.
+        """
+        snapshot = Snapshot.of(config)
+        with Session.of(config).run() as connection:
+            source = Source.of(data_source, config, snapshot, connection)
+            where = _in_period(source.utc(timestamp_field), start_date, end_date)
+            return column_metrics(connection, source, feature_columns, where, histogram_bins, top_n)
+
+    @staticmethod
+    def get_monitoring_max_timestamp(
+        config: RepoConfig, data_source: DataSource, timestamp_field: str
+    ) -> datetime | None:
+        """The newest event time of a source, in UTC; None where there is none."""
+        snapshot = Snapshot.of(config)
+        with Session.of(config).run() as connection:
+            source = Source.of(data_source, config, snapshot, connection)
+            newest = select([f"max({source.utc(timestamp_field)})"], source.reader)
+            (at,) = connection.execute(newest).fetchone() or (None,)
+        return None if at is None else at.astimezone(UTC)
 
 
 class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
