@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from hindcast.cli.app import At, Project, app, console, instant, refuses_politely
 from hindcast.config import load_config, utc_text
@@ -69,20 +68,10 @@ def _show(report: Any, written: str) -> None:
         highlight=False,
     )
     speaking = [check for check in report.checks if check.verdict != "ok"]
-    if speaking:
-        table = Table("subject", "check", title="worst first")
-        for name in ("value", "chance", "warn", "fail", "then", "now"):
-            table.add_column(name, justify="right")
-        table.add_column("verdict")
-        for check in speaking[:SHOWN]:
-            color = COLORS[check.verdict]
-            figures = (check.value, check.noise, *check.limits, check.baseline, check.now)
-            table.add_row(
-                check.subject, check.name, *map(_figure, figures), f"[{color}]{check.verdict}"
-            )
-        console.print(table)
-        if len(speaking) > SHOWN:
-            console.print(f"... and {len(speaking) - SHOWN} more, on the page.")
+    for check in speaking[:SHOWN]:
+        console.print(_line(check), soft_wrap=True, highlight=False)
+    if len(speaking) > SHOWN:
+        console.print(f"... and {len(speaking) - SHOWN} more, on the page.")
     for note in report.notes:
         console.print(f"Note: {note}.", soft_wrap=True, highlight=False)
     counts = report.counts
@@ -95,8 +84,26 @@ def _show(report: Any, written: str) -> None:
     )
 
 
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+def _line(check: Any) -> str:
+    """One check that speaks up, with what it takes to do so."""
+    warn, fail = check.limits
+    bounds = [
+        f"{name} {_figure(value)}"
+        for name, value in (("chance", check.noise), ("warn", warn), ("fail", fail))
+        if value is not None
+    ]
+    pair = ""
+    if check.baseline is not None and check.now is not None:
+        pair = f": {_figure(check.baseline)} then, {_figure(check.now)} now"
+    more = f" {check.detail}" if check.detail else ""
+    return (
+        f"[{COLORS[check.verdict]}]{check.verdict:4}[/] {check.subject} [bold]{check.name} "
+        f"{_figure(check.value)}[/]{pair} [dim]({', '.join(bounds)}){more}[/]"
+    )
+
+
+def _figure(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def _as_json(report: Any, written: str) -> dict[str, Any]:

@@ -33,6 +33,11 @@ from hindcast.monitor.checks import Check
 FINE, COARSE, COMMONEST = 50, 10, 50
 RESAMPLES = 1000
 BLOCK_DAYS = 7
+MARGIN = 1.25
+"""Days drawn from a training differ less than new days do: a training of finite length does not
+show its whole spread, and blocks cut what neighbouring weeks have in common. So much is added to
+what chance does to a distance; `psi`, which grows with the square, gets the square of it. Chosen
+on simulated days of which each resembles the one before: `tests/monitor/test_monitor_drift.py`."""
 NUMBER, CATEGORY, VOLUME = "number", "category", "volume"
 CHECKS = {
     NUMBER: ("psi", "ks", "nulls", "range"),
@@ -52,6 +57,11 @@ class Days:
     bins: np.ndarray
     coarse: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
     """The coarse bin of each bin."""
+
+    def take(self, days: np.ndarray) -> Days:
+        """The same counts of chosen days, in that order."""
+        rows, nulls, outside = self.rows[days], self.nulls[days], self.outside[days]
+        return Days(self.kind, rows, nulls, outside, self.bins[days], self.coarse)
 
     @property
     def columns(self) -> np.ndarray:
@@ -194,6 +204,14 @@ def compare(
     return with_noise(found, np.array(samples), false_alarms) if found else []
 
 
+def block_days(days: int, length: int, resamples: int, random: np.random.Generator) -> np.ndarray:
+    """Days drawn for periods of `length` days, in blocks: (resamples, length)."""
+    block = min(BLOCK_DAYS, length)
+    starts = random.integers(0, days, (resamples, -(-length // block)))
+    chosen: np.ndarray = (starts[:, :, None] + np.arange(block)).reshape(resamples, -1)
+    return chosen[:, :length] % days
+
+
 def with_noise(checks: Sequence[Check], drawn: np.ndarray, rate: float) -> list[Check]:
     """The checks with their noise, from what chance made of each: (checks, resamples)."""
     first = [min(limit for limit in check.limits if limit is not None) for check in checks]
@@ -207,7 +225,8 @@ def with_noise(checks: Sequence[Check], drawn: np.ndarray, rate: float) -> list[
     # beyond its noise is what fewer draws reach than the level's share
     place = min(max(resamples - int(np.ceil(level * resamples)), 0), resamples - 1)
     return [
-        replace(check, noise=float(row[place])) for check, row in zip(checks, ordered, strict=True)
+        replace(check, noise=float(row[place]) * (MARGIN**2 if check.name == "psi" else MARGIN))
+        for check, row in zip(checks, ordered, strict=True)
     ]
 
 
@@ -218,9 +237,7 @@ def block_weights(
 
     In blocks of consecutive days, the last followed by the first.
     """
-    block = min(BLOCK_DAYS, length)
-    starts = random.integers(0, days, (resamples, -(-length // block)))
-    chosen = (starts[:, :, None] + np.arange(block)).reshape(resamples, -1)[:, :length] % days
+    chosen = block_days(days, length, resamples, random)
     flat = chosen + np.arange(resamples)[:, None] * days
     counts = np.bincount(flat.ravel(), minlength=resamples * days)
     return counts.reshape(resamples, days).astype(float)
@@ -240,9 +257,9 @@ def _distance(
         if name == "volume":
             ratio: np.ndarray = np.abs((q[:, 0] / lasts) / (p[:, 0] / days) - 1)
             return ratio
-    function: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-    function = {"psi": psi, "ks": ks, "js": js}[name]
-    return function(p[:, 3:], q[:, 3:], coarse)
+    if name == "psi":
+        return psi(p[:, 3:], q[:, 3:], coarse)
+    return ks(p[:, 3:], q[:, 3:]) if name == "ks" else js(p[:, 3:], q[:, 3:])
 
 
 def _figures(
@@ -266,14 +283,14 @@ def psi(p: np.ndarray, q: np.ndarray, coarse: np.ndarray) -> np.ndarray:
     return index
 
 
-def ks(p: np.ndarray, q: np.ndarray, coarse: np.ndarray) -> np.ndarray:
+def ks(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """Kolmogorov-Smirnov distance of each row of counts; NaN where one has no value."""
     gaps = np.abs(np.cumsum(_shares(p), axis=1) - np.cumsum(_shares(q), axis=1))
     greatest: np.ndarray = gaps.max(axis=1)
     return greatest
 
 
-def js(p: np.ndarray, q: np.ndarray, coarse: np.ndarray) -> np.ndarray:
+def js(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """Jensen-Shannon distance of each row of counts; NaN where one has no value."""
     then, now = _shares(p), _shares(q)
     middle = (then + now) / 2
@@ -294,7 +311,8 @@ def _shares(counts: np.ndarray) -> np.ndarray:
 
 def _valid(values: pd.Series) -> np.ndarray:
     numbers = values.to_numpy(float)
-    return numbers[~np.isnan(numbers)]
+    valid: np.ndarray = numbers[~np.isnan(numbers)]
+    return valid
 
 
 def _beyond_others(numbers: np.ndarray, block: np.ndarray) -> np.ndarray:

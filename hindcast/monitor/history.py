@@ -108,8 +108,9 @@ def history(project_dir: Path, newest: int = 12) -> list[Latest]:
         if not _exists(connection):
             return []
         runs = connection.execute(
-            'select run_at, "at", days, model from (select distinct run_at, "at", days, model from '
-            'monitor_checks) qualify row_number() over (partition by "at" order by run_at desc) = 1 '
+            'select run_at, "at", days, model from '
+            '(select distinct run_at, "at", days, model from monitor_checks) '
+            'qualify row_number() over (partition by "at" order by run_at desc) = 1 '
             "order by run_at desc limit ?",
             [newest],
         ).fetchall()

@@ -58,6 +58,14 @@ class Population:
         start = int(period.start.timestamp() * 1_000_000)
         return cls(table, period, (us - start) // int(timedelta(days=1).total_seconds() * 1e6))
 
+    def within(self, period: Period) -> Population:
+        """The rows of a part of the period."""
+        at = self.table[PREDICT_AT]
+        kind = at.type
+        start, end = (pa.scalar(moment, kind) for moment in (period.start, period.end))
+        inside = pc.and_(pc.greater_equal(at, start), pc.less(at, end))
+        return Population.of(self.table.filter(inside), period)
+
     def values(self, feature: Feature) -> pd.Series:
         """One feature's values: numbers as floats, all else as it is; NULL where there is none."""
         column = self.table[feature.column]

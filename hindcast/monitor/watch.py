@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -46,7 +46,8 @@ class Report:
     statistics: tuple[statistics.Statistics, statistics.Statistics]
     scores: tuple[Scored | None, Scored]
     """Of the reference, where there is one, and of the window."""
-    seconds: float = field(default=0.0)
+    from_log: bool
+    seconds: float
 
     @property
     def verdict(self) -> Verdict:
@@ -76,7 +77,7 @@ def watch(
         HindcastError: `hindcast.yml` has no `monitor:`, or names something that is not there.
     """
     began = datetime.now(UTC)
-    options = _options(config)
+    options = options_of(config)
     store, service = _opened(project_dir, config)
     thresholds = Thresholds.of(project_dir, options)
     model = Model.of(project_dir, options.model)
@@ -120,13 +121,15 @@ def watch(
         now=now,
         statistics=both,
         scores=(reference, recent),
+        from_log=from_log,
         seconds=(datetime.now(UTC) - began).total_seconds(),
     )
     history.save(project_dir, began, at, window.days, model.id, report.checks)
     return report
 
 
-def _options(config: ProjectConfig) -> Monitor:
+def options_of(config: ProjectConfig) -> Monitor:
+    """The `monitor:` section of `hindcast.yml`. Raises HindcastError where it has none."""
     if config.monitor is None:
         raise HindcastError(
             "hindcast.yml has no `monitor:`, which says where the model in use and its predictions "
@@ -181,7 +184,22 @@ def _features(
     seed: int,
 ) -> list[Check]:
     """Distances of features, and volumes of the spine and of the views."""
-    then, recent = {}, {}
+    then, recent = counted(config, store, service, watched, baseline, now)
+    share = options.false_alarms * SHARES["features"]
+    return drift.compare(then, recent, thresholds, false_alarms=share, seed=seed)
+
+
+def counted(
+    config: ProjectConfig,
+    store: FeatureStore,
+    service: FeatureService,
+    watched: list[Feature],
+    baseline: Population,
+    now: Population,
+) -> tuple[dict[str, drift.Days], dict[str, drift.Days]]:
+    """What is compared, by day, of the baseline and of now."""
+    then: dict[str, drift.Days] = {}
+    recent: dict[str, drift.Days] = {}
     for feature in watched:
         values = baseline.values(feature)
         bins = drift.Bins.of(values)
@@ -192,8 +210,7 @@ def _features(
     for view in _stored(store, service):
         then[view] = _volume(population.view_rows(store, view, baseline.period))
         recent[view] = _volume(population.view_rows(store, view, now.period))
-    share = options.false_alarms * SHARES["features"]
-    return drift.compare(then, recent, thresholds, false_alarms=share, seed=seed)
+    return then, recent
 
 
 def _freshness(
