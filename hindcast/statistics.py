@@ -37,10 +37,14 @@ def column_metrics(
     `columns` are pairs of a name and `numeric` or `categorical`. A NaN counts as missing: no
     mean or quantile can be told of it. Histograms have `bins` bins of equal width.
     """
+
+    def number(name: str) -> str:
+        return f"cast({source.column(name)} as double)"
+
     numbers = [name for name, kind in columns if kind == "numeric"]
     texts = [name for name, kind in columns if kind == "categorical"]
     terms = [
-        f"nullif(cast({source.column(name)} as double), 'nan') as {quote(name)}" for name in numbers
+        f"if(isnan({number(name)}), null, {number(name)}) as {quote(name)}" for name in numbers
     ]
     terms += [f"cast({source.column(name)} as varchar) as {quote(name)}" for name in texts]
     picked = select(terms or ["1 as one"], source.reader, where)

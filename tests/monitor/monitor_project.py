@@ -65,15 +65,13 @@ AT = "2013-12-30T15:00:00Z"
 
 def make(path: Path) -> Project:
     """Published, registered, trained, and known to dbt and hindcast.yml."""
-    from dbt.cli.main import dbtRunner
-
     from training import run
 
     made = make_project(path)
     (path / "models").mkdir()
     (path / "models" / "origin_weather.sql").write_text("select 1 as one\n")
     (path / "models" / "origin_weather.yml").write_text(yaml.safe_dump(MODEL_YAML))
-    (path / "dbt_project.yml").write_text("name: small\nprofile: small\nversion: '1'\n")
+    (path / "dbt_project.yml").write_text("name: small\nprofile: small\nversion: '1.0'\n")
     (path / "profiles.yml").write_text(
         "small: {target: dev, outputs: {dev: {type: duckdb, path: ':memory:'}}}\n"
     )
@@ -87,7 +85,6 @@ def make(path: Path) -> Project:
     }
     (path / "hindcast.yml").write_text(yaml.safe_dump(settings))
     parse(path)
-    assert dbtRunner is not None
     run.train(made.settings)
     return made
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from feast import FeatureStore, FileSource
+from feast.data_format import ParquetFormat
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore as FeastStore
 from feast.monitoring.metrics_calculator import MetricsCalculator
 from feast.monitoring.monitoring_service import MonitoringService
@@ -54,7 +55,9 @@ def rows():
 
 
 def source(path):
-    return FileSource(name="rows", path=str(path), timestamp_field="at")
+    return FileSource(
+        name="rows", path=str(path), timestamp_field="at", file_format=ParquetFormat()
+    )
 
 
 def computed(store, path, start=None, end=None):
