@@ -5,6 +5,7 @@ from pathlib import Path
 
 import monitor_project
 import pytest
+from training_project import register
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +19,5 @@ def copy(trained: Path, tmp_path: Path) -> Path:
     """The same, to be spoiled."""
     root = tmp_path / "project"
     shutil.copytree(trained, root, symlinks=True)
-    registry = root / "feature_repo"
-    assert registry.exists()
+    register(root)  # its sources are in the copy
     return root
