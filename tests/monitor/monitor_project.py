@@ -117,11 +117,11 @@ def spoiled() -> tuple[pd.DataFrame, pd.DataFrame]:
     reports.loc[late, "wind_mph"] += 60
     reports.loc[late, "sky"] = np.where(numbers % 3 == 0, "purple", "calm")
     reports.loc[late, "reports"] = pd.NA
+    reports = reports[~late | (reports["known_at"].dt.hour % 2 == 0)]
     reports = reports[reports["known_at"] < pd.Timestamp("2013-12-30", tz="UTC")]
     recent = spine["predict_at"] >= pd.Timestamp("2013-12-16", tz="UTC")
     wrong = recent & spine["is_late"].notna()
     spine.loc[wrong, "is_late"] = ~spine.loc[wrong, "is_late"].astype(bool)
-    spine = spine[~recent | (spine["flight"] % 2 > 0)]
     return spine, reports
 
 
