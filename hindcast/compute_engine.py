@@ -7,8 +7,10 @@ to Feast's own local engine. Not for reading sources (that is the offline store'
 (the online store's).
 
 An incremental run starts where the last one ended only if it reads the very files that the last
-one read. Otherwise rows may have come late, with an earlier time, or been corrected; so it starts
-as far back as a row could still be served, and writes the entities that have changed.
+one read. Otherwise rows may have come late, with an earlier time, or been corrected. Where the
+snapshots published since say from when on a table changed, the run starts there, if that is
+earlier; where they do not, as far back as a row could still be served. It writes the entities that
+have changed.
 """
 
 from __future__ import annotations
@@ -34,8 +36,9 @@ from pydantic import StrictStr
 from tqdm import tqdm
 
 from hindcast.offline_store import LatestRowsJob
-from hindcast.online_store import BATCH, Loaded, PackedOnlineStore, TiesError
+from hindcast.online_store import BATCH, Loaded, PackedOnlineStore, TableState, TiesError
 from hindcast.packed import Layout, micros
+from hindcast.snapshot import BEGINNING, END, changed_since
 from hindcast.sources import absolute
 
 logger = logging.getLogger(__name__)
@@ -79,17 +82,18 @@ class ArrowEngine(LocalComputeEngine):  # type: ignore[misc]
         rows = self._rows(view, start, end)
         before = self.online_store.materialized_from(self.repo_config, view)
         stamp = f"{rows.stamp} {_declared(view)}" if isinstance(rows, LatestRowsJob) else None
-        from_same = stamp is not None and stamp == before.source
+        changed = _changed_from(view, rows, stamp, before)
         servable = end - view.ttl if view.ttl else None
         start_at: datetime | None = start
         if _is_first_increment(view, start) or start > end:
             start_at = None  # so that what is past its TTL is said to be, and not to be missing
-        elif _is_increment(view, start) and not from_same:
-            start_at = servable
-        done = self._load_from(view, task, start_at, stamp, from_same)
+        elif _is_increment(view, start) and changed < start:
+            needed = max(changed, servable or BEGINNING)
+            start_at = None if needed == BEGINNING else needed
+        done = self._load_from(view, task, start_at, stamp, changed)
         if done.removed and start_at is not None and start_at != servable:
             # what was there before a row that is gone may be earlier than the period
-            self._load_from(view, task, servable, stamp, from_same)
+            self._load_from(view, task, servable, stamp, changed)
 
     def _load_from(
         self,
@@ -97,14 +101,15 @@ class ArrowEngine(LocalComputeEngine):  # type: ignore[misc]
         task: MaterializationTask,
         start: datetime | None,
         stamp: str | None,
-        from_same: bool,
+        changed: datetime,
     ) -> Loaded:
         end = _utc(task.end_time)
         rows = self._rows(view, start or datetime(1, 1, 1, tzinfo=UTC), end)
         before = self.online_store.materialized_from(self.repo_config, view)
         covers = start is None or bool(view.ttl and start <= end - view.ttl)
         newest = before.until is None or micros(end) >= before.until
-        origin = stamp if from_same or (covers and newest) else None
+        renewed = covers or (start is not None and start <= changed)
+        origin = stamp if changed == END or (renewed and newest) else None
         if isinstance(rows, LatestRowsJob):
             self._set_aside(view, rows)
         # rows that cannot be taken back must be right from the first
@@ -159,6 +164,23 @@ class ArrowEngine(LocalComputeEngine):  # type: ignore[misc]
         logger.warning(
             "%s: %s rows left out, their %s is NULL; see %s", view.name, f"{count:,}", keys, file
         )
+
+
+def _changed_from(view: FeatureView, rows: Any, stamp: str | None, before: TableState) -> datetime:
+    """The instant before which the source's rows are those that were loaded.
+
+    END if all are; BEGINNING if that cannot be told.
+    """
+    if stamp is None or before.source is None:
+        return BEGINNING
+    if stamp == before.source:
+        return END
+    earlier, table = before.snapshot, rows.published_table
+    if not earlier or not table or not before.source.endswith(_declared(view)):
+        return BEGINNING
+    if earlier == _snapshot_id(rows):  # it was changed in place, which nothing of ours does
+        return BEGINNING
+    return changed_since(Path(rows.snapshot_path), earlier, table) or BEGINNING
 
 
 def _is_increment(view: FeatureView, start: datetime) -> bool:

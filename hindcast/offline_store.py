@@ -574,6 +574,17 @@ class LatestRowsJob(DuckDBRetrievalJob):
         return repr((self._source.paths, stamps(self._source.paths)))
 
     @property
+    def published_table(self) -> str | None:
+        """The name of the snapshot's table that the job reads, None if it reads anything else."""
+        if self.snapshot_path is None:
+            return None
+        paths = [Path(path) for path in self._source.paths]
+        if not all(path.is_relative_to(self.snapshot_path) for path in paths):
+            return None
+        names = {path.relative_to(self.snapshot_path).parts[0] for path in paths}
+        return names.pop().removesuffix(".parquet") if len(names) == 1 else None
+
+    @property
     def without_key(self) -> list[str]:
         """The condition on rows that belong to no entity, beside that on the period."""
         keyless = " or ".join(f"{self._source.column(key)} is null" for key in self._keys)

@@ -79,23 +79,23 @@ def reuse(table: Path, previous_id: str, before: str) -> int | None:
     return len(files)
 
 
-def changed_since(snapshot: Snapshot, loaded: str, table: str) -> datetime | None:
-    """The instant before which a table's rows are those that it had in an earlier snapshot.
+def changed_since(path: Path, earlier_id: str, table: str) -> datetime | None:
+    """The instant before which a snapshot's table has the rows that it had in an earlier one.
 
-    END if all are; None if that cannot be told, since a snapshot between was pruned.
+    `path` is the snapshot's directory, `earlier_id` the other's name; that one may be pruned, those
+    between may not. END if no row changed; None if it cannot be told.
     """
     least = END
-    while snapshot.id != loaded:
-        changed = snapshot.changed_from.get(table, BEGINNING)
+    while path.name != earlier_id:
+        try:
+            now = read(path)
+        except FileNotFoundError:  # pruned, or never a snapshot
+            return None
+        changed = now.changed_from.get(table, BEGINNING)
         least = min(least, END if changed is None else changed)
-        if snapshot.previous is None:
+        if now.previous is None:
             return None
-        before = snapshot.path.parent / snapshot.previous
-        if snapshot.previous == loaded:
-            return least  # it may be pruned: nothing of it is needed
-        if not (before / _DESCRIPTION).exists():
-            return None
-        snapshot = read(before)
+        path = path.parent / now.previous
     return least
 
 

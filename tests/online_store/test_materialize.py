@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from online_lab import open_store
 
+from hindcast import snapshot
 from hindcast.errors import OnlineStoreUnavailableError
 from hindcast.kv import LmdbEngine
 from hindcast.packed import pack_key
@@ -30,12 +31,25 @@ T0 = datetime(2013, 3, 10, 6, tzinfo=UTC)
 Row = tuple[Any, ...]  # key, event time, created time, value
 
 
+def table_of(rows: list[Row]) -> pa.Table:
+    columns = [list(cells) for cells in zip(*rows, strict=True)] or [[]] * 4
+    types = [pa.string(), *[pa.timestamp("us", "UTC")] * 2, pa.int64()]
+    arrays = [pa.array(cells, kind) for cells, kind in zip(columns, types, strict=True)]
+    return pa.table(arrays, names=["key", "known_at", "created_at", "value"])
+
+
 class Lab:
     """One view `state` by `key`, with a history that a test may rewrite."""
 
-    def __init__(self, root: Path, online: str, ttl: timedelta = timedelta(0)) -> None:
-        self.file = root / "data" / "state.parquet"
-        self.file.parent.mkdir(exist_ok=True)
+    def __init__(
+        self,
+        root: Path,
+        online: str,
+        ttl: timedelta = timedelta(0),
+        file: str = "state.parquet",
+    ) -> None:
+        self.file = root / "data" / file
+        (root / "data").mkdir(exist_ok=True)
         self.history([("first", T0 - 1000 * HOUR, T0, 0)])
         self.store = open_store(root / "feature_repo", online)
         key = Entity(name="key", join_keys=["key"])
@@ -45,7 +59,7 @@ class Lab:
             ttl=ttl,
             schema=[Field(name="key", dtype=String), Field(name="value", dtype=Int64)],
             source=FileSource(
-                path="../data/state.parquet",
+                path=f"../data/{file}",
                 timestamp_field="known_at",
                 created_timestamp_column="created_at",
             ),
@@ -53,11 +67,7 @@ class Lab:
         self.store.apply([key, view])
 
     def history(self, rows: list[Row]) -> None:
-        columns = [list(cells) for cells in zip(*rows, strict=True)]
-        types = [pa.string(), *[pa.timestamp("us", "UTC")] * 2, pa.int64()]
-        arrays = [pa.array(cells, kind) for cells, kind in zip(columns, types, strict=True)]
-        table = pa.table(arrays, names=["key", "known_at", "created_at", "value"])
-        pq.write_table(table, self.file.with_suffix(".new"))
+        pq.write_table(table_of(rows), self.file.with_suffix(".new"))
         os.replace(self.file.with_suffix(".new"), self.file)
 
     def until(self, at: datetime) -> None:
@@ -197,6 +207,73 @@ def test_after_any_rewriting_of_history_online_equals_offline(
         lab.history(rows)
         lab.until(at)
         assert lab.values("a", "b", "c") == lab.offline(at, "a", "b", "c")
+
+
+class PublishedLab(Lab):
+    """The same history, published as snapshots that say from when on it changed."""
+
+    def __init__(self, root: Path, online: str, ttl: timedelta) -> None:
+        self.published, self.rows, self.number = root / "data" / "published", None, 0
+        super().__init__(root, online, ttl, "published/current/state.parquet")
+
+    def history(self, rows: list[Row], keep: int = 9) -> None:
+        gone_or_new = set(rows) ^ set(self.rows or [])
+        changed = min((row[1].isoformat() for row in gone_or_new), default=None)
+        staging = snapshot.begin(self.published, str(self.number))
+        (staging / "state.parquet").mkdir()
+        for part, kept in enumerate([rows[::2], rows[1::2]]):
+            if kept or not part:
+                pq.write_table(table_of(kept), staging / "state.parquet" / f"{part}.parquet")
+        description = {
+            "tables": {"state": len(rows)},
+            "previous": None if self.rows is None else str(self.number - 1),
+            "changed_from": {"state": changed},
+        }
+        snapshot.publish(staging, description, keep=keep)
+        self.rows, self.number = rows, self.number + 1
+
+
+# how many rows stay from one history to the next, what comes, how often it is loaded, what is kept
+changes = st.tuples(st.integers(0, 8), histories, st.integers(0, 3), st.booleans(), st.booleans())
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    steps=st.lists(changes, min_size=2, max_size=6),
+    ttl=st.sampled_from([timedelta(0), 2 * HOUR]),
+)
+def test_after_any_snapshots_online_equals_offline(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[Any], ttl: timedelta
+) -> None:
+    """Late, corrected and deleted rows, snapshots that were never loaded, others that are gone."""
+    root = tmp_path_factory.mktemp("any")
+    online = "{type: hindcast.online_store.LmdbOnlineStore, path: ../data/online}"
+    lab = PublishedLab(root, online, ttl)
+    at, rows = T0, []
+    for stay, new, later, loaded, all_kept in steps:
+        at += later * HOUR
+        known = {row[:2] for row in rows[:stay]}
+        rows = rows[:stay] + [row for row in new if row[:2] not in known]
+        lab.history(rows, keep=9 if all_kept else 1)
+        if loaded:
+            lab.until(at)
+            assert lab.values("a", "b", "c") == lab.offline(at, "a", "b", "c")
+
+
+def test_only_what_changed_since_the_loaded_snapshot_is_read(tmp_path: Path, capfd: Any) -> None:
+    online = "{type: hindcast.online_store.LmdbOnlineStore, path: ../data/online}"
+    lab = PublishedLab(tmp_path, online, timedelta(0))
+    old = [(f"k{number}", T0 - 9 * HOUR, T0, number) for number in range(20)]
+    lab.history(old)
+    lab.until(T0)
+    late = ("late", T0 - HOUR, T0, 7)
+    lab.history([*old, late])
+    lab.history([*old, late, ("next", T0 + HOUR, T0, 8)])
+    lab.until(T0 + HOUR)
+    assert "2/2" in capfd.readouterr().err.splitlines()[-1]  # of 22 that could be served
+    assert lab.values("k3", "late", "next") == [3, 7, 8]
+    lab.until(T0 + 2 * HOUR)
+    assert lab.values("k3", "late", "next") == [3, 7, 8]
 
 
 def _write_slowly(path: Path, started: Any) -> None:

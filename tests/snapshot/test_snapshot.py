@@ -111,19 +111,19 @@ def test_what_changed_since_an_earlier_snapshot_is_the_earliest_change_since(
         said = {"previous": str(number), "changed_from": {"a": change}}
         publish(tmp_path, str(number + 1), **said)
     now = snapshot.current(tmp_path)
-    assert snapshot.changed_since(now, "0", "a") == expected
-    assert snapshot.changed_since(now, now.id, "a") == snapshot.END
+    assert snapshot.changed_since(now.path, "0", "a") == expected
+    assert snapshot.changed_since(now.path, now.id, "a") == snapshot.END
 
 
 def test_what_changed_is_not_told_across_a_gap(tmp_path):
     publish(tmp_path, "0")
     publish(tmp_path, "1", previous="0", changed_from={"a": None})
     publish(tmp_path, "2", previous="1", changed_from={"a": None}, keep=1)
-    now = snapshot.current(tmp_path)
+    now = snapshot.current(tmp_path).path
     assert snapshot.changed_since(now, "1", "a") == snapshot.END  # pruned, but nothing is missing
     assert snapshot.changed_since(now, "0", "a") is None
     publish(tmp_path, "3", previous=None)
-    assert snapshot.changed_since(snapshot.current(tmp_path), "2", "a") is None
+    assert snapshot.changed_since(snapshot.current(tmp_path).path, "2", "a") is None
 
 
 def test_no_snapshot_names_the_command_that_makes_one(tmp_path):
