@@ -114,7 +114,7 @@ def run(
                 ran.append(_run_step(project_dir, record, attempt, position, step, command, held))
                 if not ran[-1].is_done:
                     code = ran[-1].exit_code or 1
-                    raise StepFailedError(_failed(ran[-1], at))
+                    raise StepFailedError(_failed(ran[-1], at, not only))
             code = 0
         except KeyboardInterrupt:
             code = INTERRUPTED
@@ -294,10 +294,11 @@ def _resume_by(at: datetime) -> str:
     return f"hindcast run --resume --at {utc_text(at)}"
 
 
-def _failed(step: StepRun, at: datetime) -> str:
+def _failed(step: StepRun, at: datetime, is_whole: bool) -> str:
+    on = f"go on from there: `{_resume_by(at)}`" if is_whole else "try again"
     return (
         f"step {step.step} failed (exit code {step.exit_code}); its message is above. Mend it and "
-        f"go on from there: `{_resume_by(at)}`. By itself it is: {step.command}"
+        f"{on}. By itself it is: {step.command}"
     )
 
 
