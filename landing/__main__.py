@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from hindcast.errors import HindcastError
-from landing.feed import build, read_sources
+from landing.feed import dated, read_sources
 from landing.write import DayFile, day_files, sole_writer, write
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
@@ -81,11 +81,10 @@ def land(out: Path, until: datetime | None, console: Console) -> None:
     last = None if until is None else np.datetime64(int(until.timestamp() // 1), "s")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        reading = progress.add_task("reading sources", total=2)
-        sources = read_sources()
-        progress.update(reading, description="dating records", advance=1)
-        feed = {records.source: day_files(records, out, last) for records in build(sources)}
+        reading = progress.add_task("reading and dating records", total=1)
+        records_of_all = dated(read_sources)
         progress.update(reading, description="records dated", advance=1)
+        feed = {records.source: day_files(records, out, last) for records in records_of_all}
         files = [file for source in feed.values() for file in source]
         with sole_writer(out):
             done = Counter(progress.track(write(files), len(files), description="writing files"))

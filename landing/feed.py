@@ -10,7 +10,9 @@ from __future__ import annotations
 import importlib.util
 import io
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +82,12 @@ def read_sources() -> dict[str, pa.Table]:
             f"the package {PACKAGE} is installed but its data is not whole ({error}): {INSTALL}"
         ) from error
     return {name: read_text(name, content, INSTALL) for name, content in files.items()}
+
+
+@lru_cache(maxsize=1)
+def dated(read: Callable[[], dict[str, pa.Table]]) -> list[Records]:
+    """`build` of what `read` gives, done once in a process: a replay lands every hour."""
+    return build(read())
 
 
 def build(sources: dict[str, pa.Table]) -> list[Records]:

@@ -30,6 +30,14 @@ class DayFile:
 
     path: Path
     table: pa.Table | None
+    records: Records | None = None
+    """The feed it is cut from."""
+
+
+Stamp = tuple[int, int, int]
+_right: dict[Path, tuple[Records, int, Stamp]] = {}
+"""Files that this process found right or made so: what they hold, and their stamp since. A
+replay lands every hour, and should not make and compare all of the past again each time."""
 
 
 def day_files(records: Records, out: Path, until: np.datetime64 | None) -> list[DayFile]:
@@ -42,6 +50,7 @@ def day_files(records: Records, out: Path, until: np.datetime64 | None) -> list[
         DayFile(
             out / records.source / f"{records.source}_{day}.csv",
             records.table.slice(start, min(end, delivered) - start) if start < delivered else None,
+            records,
         )
         for day, start, end in zip(days, starts.tolist(), ends.tolist(), strict=True)
     ]
@@ -55,8 +64,35 @@ def write(files: Iterable[DayFile]) -> Iterator[str]:
     for file in files:
         if file.table is None:
             yield remove(file.path)
+        elif _is_right(file):
+            yield "unchanged"
         else:
-            yield replace(file.path, csv_bytes(file.table))
+            done = replace(file.path, csv_bytes(file.table))
+            stamp = _stamp(file.path)
+            if file.records is not None and stamp is not None:
+                _right[file.path.absolute()] = file.records, len(file.table), stamp
+            yield done
+
+
+def _is_right(file: DayFile) -> bool:
+    """Whether the file was right when last looked at, should hold the same, and is untouched."""
+    records, rows, stamp = _right.get(file.path.absolute(), (None, 0, None))
+    return (
+        file.table is not None
+        and records is not None
+        and records is file.records
+        and rows == len(file.table)
+        and stamp == _stamp(file.path)
+    )
+
+
+def _stamp(path: Path) -> Stamp | None:
+    """What changes when a file is replaced or written to; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def csv_bytes(table: pa.Table) -> bytes:
