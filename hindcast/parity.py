@@ -196,8 +196,13 @@ def compare_log(
             f"feature service {service_name} has no log: give its exposure `log: <folder>` under "
             "meta.feature_service, then `dbt parse` and `feast apply`."
         )
+    return compare_rows(store, service_name, _logged(store, service, rows, since))
+
+
+def compare_rows(store: FeatureStore, service_name: str, logged: pa.Table) -> Parity:
+    """As `compare_log`, of rows of the log that the caller has read."""
+    service = _service(store, service_name)
     reader = OnlineReader(store, service_name, full_feature_names=True)
-    logged = _logged(store, service, rows, since)
     needed = [*reader.keys, *reader.request, AS_OF, SNAPSHOT]
     needed += reader.features
     missing = [name for name in needed if name not in logged.column_names]
