@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
 import typer
 from rich.console import Console
@@ -47,3 +48,14 @@ def run(app: typer.Typer) -> None:
             f"{type(error).__name__}: {error}", style="red", markup=False, soft_wrap=True
         )
         sys.exit(1)
+
+
+def instant(text: str) -> datetime:
+    """An instant that says its zone."""
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text} is not an ISO time like 2013-11-01T00:00Z") from None
+    if parsed.tzinfo is None:
+        raise typer.BadParameter(f"{text} has no zone; write {text}Z if it is UTC")
+    return parsed
