@@ -175,6 +175,52 @@ class Monitor(_Strict):
     """From where on each check warns and fails, where `meta: monitor` says nothing else."""
 
 
+class Faults(_Strict):
+    """The worst day: what `hindcast replay --faults` must know beside `replay`."""
+
+    start: AwareDatetime
+    """Where a run with faults begins, unless told otherwise."""
+    ticks: int = 200
+    prepare: tuple[Step, ...] = ()
+    """Instead of `replay.prepare`: such a run begins with less history."""
+    quarantine: str
+    """The table of refused records, with its schema: file_path, line_number and reason."""
+    log: Path
+    """Where the service's log is written."""
+    disk_mb: int = 2_000
+    """What the small disk holds that is filled up on purpose."""
+
+
+class Replay(_Strict):
+    """What `hindcast replay` must know.
+
+    In a command `{at}` stands for the tick, `{previous}` and `{next}` for those beside it,
+    `{start}` and `{end}` for the whole replay, `{day-30}` for the day 30 days before `start`,
+    `{out}` for a file to write.
+    """
+
+    start: AwareDatetime
+    days: int = 14
+    tick: str = "1 hour"
+    own: tuple[str, ...]
+    """Folders of the project that its commands write: a replay has others of that name."""
+    raw: Path
+    """Where the feed is landed."""
+    prepare: tuple[Step, ...]
+    """What is done once, as of `start`."""
+    steps: tuple[Step, ...]
+    """What is done at every tick: land, build, materialize and score, by these names. The last one
+    logs what it served."""
+    offline: str
+    """Writes {out}, a Parquet file: the columns of `row`, and `score` by the point-in-time join."""
+    row: tuple[str, ...]
+    """Columns of the log, of the spine and of {out} that tell one prediction from another."""
+    label: str
+    """The spine's column that says what came true."""
+    score: str = "score"
+    faults: Faults | None = None
+
+
 class ProjectConfig(_Strict):
     """The whole of `hindcast.yml`; paths are relative to the directory it is in."""
 
@@ -192,8 +238,8 @@ class ProjectConfig(_Strict):
     doctor: Doctor = Doctor()
     ui: tuple[Ui, ...] = ()
     retrain: Retrain | None = None
-
     monitor: Monitor | None = None
+    replay: Replay | None = None
     summary: str | None = None
     results: tuple[Result, ...] = ()
     next: tuple[str, ...] = ()

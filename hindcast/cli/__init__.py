@@ -9,8 +9,20 @@ from hindcast.cli import ui  # isort: skip
 from hindcast.cli import doctor  # isort: skip
 from hindcast.cli import parity  # isort: skip
 from hindcast.cli import audit  # isort: skip
+from hindcast.cli import replay  # isort: skip
 from hindcast.cli import retrain  # isort: skip
 from hindcast.cli import monitor  # isort: skip
 from hindcast.cli.app import app
 
-__all__ = ["app", "audit", "doctor", "monitor", "parity", "retrain", "run", "status", "ui"]
+__all__ = [
+    "app",
+    "audit",
+    "doctor",
+    "monitor",
+    "parity",
+    "replay",
+    "retrain",
+    "run",
+    "status",
+    "ui",
+]

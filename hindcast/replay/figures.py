@@ -1,0 +1,367 @@
+"""What a replay comes to: the live figures beside the offline ones, parity, and what a tick costs.
+
+Live: the scores that were served, each by the features as they stood at its tick. Offline: the
+same model and the same predictions with the point-in-time join at each one's own T. Both are held
+against what came true since, by the published spine. Not for showing it: that is `show`.
+
+How the two are compared. The same predictions are scored twice, so the difference is paired; days
+are drawn with replacement, since predictions of one day share its weather. The noise of a figure
+on so many days is half the width of its own 95 % interval. Live and offline *agree* where the
+whole 95 % interval of their difference lies within that noise: an equivalence test, which a large
+difference fails and a short replay, whose noise is large, cannot turn into a proof of equality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow.parquet as pq
+
+from hindcast.errors import HindcastError
+from hindcast.parity import LOG_TIME
+from hindcast.replay.ticks import PARITY, Notebook, log_files
+from hindcast.sql import quote
+
+RESAMPLES = 1_000
+BINS = 10
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure and its 95 % interval; None where it cannot be had."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure, live and offline, and whether they agree. See the module for how."""
+
+    name: str
+    live: float
+    offline: Interval
+    difference: Interval
+    noise: float
+    agree: bool
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How a tick's cost moves with history, per day, as a share of the mean tick.
+
+    `proportional`: what it would be if the cost followed all of history.
+    """
+
+    what: str
+    per_day: Interval
+    proportional: float
+    grows: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that a replay found. `passed`: nothing differs, figures agree, cost does not grow."""
+
+    start: datetime
+    end: datetime
+    tick: timedelta
+    ticks: int
+    planned: int
+    retried: int
+    on_time: int
+    longest_s: float
+    median_s: float
+    predictions: int
+    outcomes_known: int
+    compared: int
+    wrong: int
+    figures: tuple[Figure, ...]
+    growth: tuple[Growth, ...]
+    unserved: int
+    """Predictions of the spine that no tick served."""
+    steps: dict[str, dict[str, float]]
+
+    @property
+    def disagree(self) -> list[str]:
+        """The names of figures that do not agree."""
+        return [figure.name for figure in self.figures if not figure.agree]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the replay shows what it should."""
+        return (
+            self.ticks == self.planned
+            and not self.wrong
+            and not self.unserved
+            and not self.disagree
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        found = asdict(self)
+        found["tick_minutes"] = self.tick / timedelta(minutes=1)
+        del found["tick"]
+        for name in ("start", "end"):
+            found[name] = found[name].isoformat().replace("+00:00", "Z")
+        return found | {"passed": self.passed}
+
+
+def roc_auc(late: Floats, p: Floats) -> float:
+    """Area under the ROC curve; NaN where only one class is there."""
+    from scipy.stats import rankdata
+
+    positives = late.sum()
+    negatives = len(late) - positives
+    if not positives or not negatives:
+        return float("nan")
+    ranks = rankdata(p)[late == 1].sum()
+    return float((ranks - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def log_loss(late: Floats, p: Floats) -> float:
+    """Mean negative log likelihood, in nats."""
+    p = np.clip(p, 1e-15, 1 - 1e-15)
+    return float(-np.mean(late * np.log(p) + (1 - late) * np.log(1 - p)))
+
+
+def calibration_error(late: Floats, p: Floats) -> float:
+    """Mean distance of forecast and share that came true, in ten bins of equal size."""
+    parts = np.array_split(np.argsort(p, kind="stable"), BINS)
+    gaps = [abs(late[part].mean() - p[part].mean()) * len(part) for part in parts if len(part)]
+    return float(sum(gaps) / len(p))
+
+
+FIGURES: dict[str, Callable[[Floats, Floats], float]] = {
+    "ROC AUC": roc_auc,
+    "log loss": log_loss,
+    "calibration error": calibration_error,
+}
+
+
+def compare(
+    late: Floats, live: Floats, offline: Floats, day: npt.NDArray[Any], seed: int = 0
+) -> tuple[Figure, ...]:
+    """Every figure of both, with intervals by drawing whole days."""
+    draw = np.random.default_rng(seed)
+    rows = [np.flatnonzero(day == each) for each in np.unique(day)]
+    drawn: dict[str, list[tuple[float, float]]] = {name: [] for name in FIGURES}
+    for _ in range(RESAMPLES):
+        some = np.concatenate([rows[i] for i in draw.integers(0, len(rows), len(rows))])
+        for name, measure in FIGURES.items():
+            drawn[name].append(
+                (measure(late[some], live[some]), measure(late[some], offline[some]))
+            )
+    found = []
+    for name, measure in FIGURES.items():
+        both = np.array(drawn[name])
+        own = np.nanpercentile(both[:, 1], [2.5, 97.5])
+        apart = np.nanpercentile(both[:, 0] - both[:, 1], [2.5, 97.5])
+        noise = float(own[1] - own[0]) / 2
+        at, off = measure(late, live), measure(late, offline)
+        found.append(
+            Figure(
+                name,
+                at,
+                Interval(off, *map(float, own)),
+                Interval(at - off, *map(float, apart)),
+                noise,
+                bool(np.abs(apart).max() <= noise),
+            )
+        )
+    return tuple(found)
+
+
+def growth(
+    what: str, cost: Floats, days: Floats, history_days: float, seed: int = 0
+) -> Growth | None:
+    """The trend of a cost over days, with an interval by drawing whole days; None for too few.
+
+    The first tick of a process is left out by the caller: it pays for starting up.
+    """
+    whole = np.floor(days).astype(int)
+    rows = [np.flatnonzero(whole == day) for day in np.unique(whole)]
+    if len(rows) < 3:
+        return None
+    draw = np.random.default_rng(seed)
+
+    def slope(some: npt.NDArray[np.int64]) -> float:
+        return float(np.polyfit(days[some], cost[some], 1)[0] / cost[some].mean())
+
+    drawn = [
+        slope(np.concatenate([rows[i] for i in draw.integers(0, len(rows), len(rows))]))
+        for _ in range(RESAMPLES)
+    ]
+    low, high = map(float, np.percentile(drawn, [2.5, 97.5]))
+    everything = np.arange(len(cost))
+    middle = history_days + float(days.mean())
+    return Growth(what, Interval(slope(everything), low, high), 1 / middle, low > 0)
+
+
+class Judge:
+    """Makes an outcome of what a replay left. The commands are run by the caller's `Inside`."""
+
+    def __init__(self, loop: Any) -> None:
+        """Of a loop whose ticks are done."""
+        self.loop, self.notebook = loop, loop.notebook
+        self.room, self.plan, self.section = loop.room, loop.plan, loop.section
+
+    def outcome(self) -> Outcome:
+        """Everything. Raises HindcastError where nothing was served, or a column is not there."""
+        from hindcast.replay.commands import filled
+
+        out = self.room.folder / "offline.parquet"
+        self.loop.inside.run(
+            filled(self.section.offline, self.plan.placeholders(self.plan.end, out))
+        )
+        served = self.served()
+        both = served.merge(
+            pd.read_parquet(out)[[*self.section.row, "score"]],
+            on=[*self.section.row],
+            how="outer",
+            suffixes=("", "_offline"),
+            indicator=True,
+            validate="one_to_one",
+        )
+        unserved = int((both["_merge"] == "right_only").sum())
+        both = both[both["_merge"] == "both"]
+        if both.empty:
+            raise HindcastError("nothing was served that the offline command scored too")
+        told = both.merge(self.labels(), on=[*self.section.row], how="left", validate="one_to_one")
+        known = told[told["label"].notna()]
+        late = np.asarray(known["label"].astype("float64"), np.float64)
+        day = known["predict_at"].dt.floor("D").to_numpy() if len(known) else np.array([])
+        figures = (
+            compare(
+                late,
+                np.asarray(known["score"], np.float64),
+                np.asarray(known["score_offline"], np.float64),
+                day,
+            )
+            if 0 < late.sum() < len(late)
+            else ()
+        )
+        return self._summed(served, len(known), unserved, figures)
+
+    def served(self) -> pd.DataFrame:
+        """What was served, one row a prediction: one served again is the same again."""
+        from feast import FeatureStore
+
+        store = FeatureStore(repo_path=str(self.room.config.feature_repo))
+        columns = [*self.section.row, self.section.score, LOG_TIME]
+        parts = [
+            pq.read_table(file, columns=columns).to_pandas()
+            for file in log_files(store, self.room.config)
+        ]
+        if not parts:
+            raise HindcastError("no tick served anything: the log of the service is empty")
+        rows = pd.concat(parts, ignore_index=True).rename(columns={self.section.score: "score"})
+        in_plan = (rows[LOG_TIME] >= self.plan.start) & (rows[LOG_TIME] < self.plan.end)
+        return pd.DataFrame(rows[in_plan]).drop_duplicates([*self.section.row], keep="last")
+
+    def labels(self) -> pd.DataFrame:
+        """What came true, by the published spine; NULL: not known yet, or never."""
+        from feast import FeatureStore
+
+        from hindcast.offline_store import query
+
+        store = FeatureStore(repo_path=str(self.room.config.feature_repo))
+        columns = ", ".join(map(quote, self.section.row))
+        return query(  # type: ignore[no-any-return]
+            store.config,
+            f"select {columns}, {quote(self.section.label)} as label from {self.room.config.spine}",
+        ).to_pandas()
+
+    def _summed(
+        self, served: pd.DataFrame, known: int, unserved: int, figures: tuple[Figure, ...]
+    ) -> Outcome:
+        ticks = costs(self.notebook)
+        limit = self.plan.tick.total_seconds()
+        going = ticks[~ticks["is_first"]]
+        first = served["predict_at"].min() if len(served) else self.plan.start
+        history = self._history_days(first)
+        trends = [
+            growth(
+                f"{what} seconds per tick",
+                going[column].to_numpy("float64"),
+                going["day"].to_numpy("float64"),
+                history,
+            )
+            for what, column in (("CPU", "cpu_seconds"), ("wall", "seconds"))
+        ]
+        return Outcome(
+            start=self.plan.start,
+            end=self.plan.end,
+            tick=self.plan.tick,
+            ticks=len(ticks),
+            planned=self.plan.count,
+            retried=int((ticks["attempts"] > 1).sum()),
+            on_time=int((ticks["elapsed_seconds"] <= limit).sum()),
+            longest_s=float(ticks["elapsed_seconds"].max()),
+            median_s=float(ticks["seconds"].median()),
+            predictions=len(served),
+            outcomes_known=known,
+            compared=int(ticks["compared"].sum()),
+            wrong=int(ticks["wrong"].sum()),
+            figures=figures,
+            growth=tuple(trend for trend in trends if trend),
+            unserved=unserved,
+            steps=step_costs(self.notebook),
+        )
+
+    def _history_days(self, first: datetime) -> float:
+        """Days of history at the start, by the oldest prediction of the spine."""
+        from feast import FeatureStore
+
+        from hindcast.offline_store import query
+
+        store = FeatureStore(repo_path=str(self.room.config.feature_repo))
+        oldest = query(
+            store.config, f"select min(predict_at) as oldest from {self.room.config.spine}"
+        )["oldest"][0].as_py()
+        return float((self.plan.start - oldest.astimezone(UTC)) / timedelta(days=1))
+
+
+def costs(notebook: Notebook) -> pd.DataFrame:
+    """Every tick that is done: its day since the first, seconds, CPU seconds, and counts."""
+    ticks: pd.DataFrame = notebook.table("select * from replay_ticks order by tick_at").to_pandas()
+    since = ticks["tick_at"] - ticks["tick_at"].min()
+    return ticks.assign(day=since / pd.Timedelta(days=1))
+
+
+def step_costs(notebook: Notebook) -> dict[str, dict[str, float]]:
+    """Of each step in ticks that were done: median and greatest wall seconds, mean CPU seconds."""
+    rows = notebook.rows(
+        "select step, median(s.seconds), max(s.seconds), avg(s.cpu_seconds) from replay_steps as s "
+        "join replay_ticks using (tick_at) where attempt = attempts "
+        "group by step order by min(started_at)"
+    )
+    return {
+        name: {"median_s": median, "longest_s": longest, "mean_cpu_s": cpu}
+        for name, median, longest, cpu in rows
+    }
+
+
+def by_step(notebook: Notebook) -> pd.DataFrame:
+    """CPU and wall seconds of each step (columns) of each tick (rows)."""
+    steps: pd.DataFrame = notebook.table(
+        "select tick_at, step, s.seconds, s.cpu_seconds from replay_steps as s "
+        "join replay_ticks using (tick_at) where attempt = attempts order by started_at"
+    ).to_pandas()
+    return steps[steps["step"] != PARITY]
+
+
+def folder_of(project_dir: Path, name: str) -> Path:
+    """Where a replay of that name works."""
+    from hindcast.replay.room import CORNER
+
+    return project_dir / CORNER / name
