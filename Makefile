@@ -12,7 +12,7 @@ export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test lint dbt-test pytest conformance audit format lock clean
+.PHONY: help setup demo test lint dbt-test pytest conformance audit chaos format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ conformance: $(READY) ## 20,000 generated joins, and the table of what Feast's o
 
 audit: $(READY) ## a project full of leaks, and which test catches which
 	python -m benchmarks.audit
+
+chaos: $(READY) ## the worst day: 200 ticks, and everything that can go wrong with them
+	hindcast replay --faults 1
 
 format: $(READY) ## bring Python and SQL into shape
 	ruff format .
