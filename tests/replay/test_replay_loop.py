@@ -47,7 +47,7 @@ def outcome(project, plan, room):
     command += ["--ticks", str(TICKS), "--project", str(project)]
     with (project / "first.log").open("w") as log:
         first = subprocess.Popen(command, stdout=log, stderr=log)
-        until = time.monotonic() + 300
+        until = time.monotonic() + 1200
         raw = room.project / "data" / "raw"
         log_of_commands = room.folder / "commands.log"
         while time.monotonic() < until and first.poll() is None:
