@@ -301,7 +301,7 @@ def show(cells: pd.DataFrame, decisions: list[dict[str, Any]]) -> None:
         ("saved_per_1000", 0, "saved per 1,000 flights by month"),
     ):
         table = cells.pivot(index="month", columns="policy", values=f"figures.{metric}.value")
-        table = table[list(POLICIES)]
+        table = table[[policy for policy in POLICIES if policy in table]]
         table.loc["mean"] = table.mean()
         console.print(f"\n{title}")
         console.print(table.to_string(float_format=lambda v, n=places: f"{v:,.{n}f}"))
@@ -325,6 +325,8 @@ def draw(cells: pd.DataFrame, decisions: list[dict[str, Any]], file: Path) -> No
     ):
         for policy in POLICIES:
             rows = cells[cells["policy"] == policy]
+            if rows.empty:  # of a run that was stopped
+                continue
             values = rows[f"figures.{metric}.value"].to_numpy() / scale
             width = 2.4 if policy in ("monthly", "rule") else 1.6
             label = (
@@ -338,7 +340,7 @@ def draw(cells: pd.DataFrame, decisions: list[dict[str, Any]], file: Path) -> No
             frameon=False, ncols=4, fontsize=9, loc="lower center", title="mean of the months"
         )
     rule = cells[cells["policy"] == "rule"]["figures.roc_auc.value"].to_numpy()[1:]
-    for place, (decision, value) in enumerate(zip(decisions, rule, strict=True), start=1):
+    for place, (decision, value) in enumerate(zip(decisions, rule, strict=False), start=1):
         if decision["action"] == "promoted":
             axes[0].annotate(
                 "▲",
