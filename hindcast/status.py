@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from hindcast import lock, records, runs, snapshot
+from hindcast import lock, runs, snapshot
 from hindcast.champion import CHAMPION
 from hindcast.config import ProjectConfig, utc_text
 from hindcast.errors import HindcastError, MissingInputError
@@ -199,28 +199,26 @@ def current_model(project_dir: Path, config: ProjectConfig) -> Model | None:
 
 def last_verdicts(project_dir: Path) -> Verdicts | None:
     """What the last monitoring found; None where there was none."""
-    if not (project_dir / records.FILE).exists():
+    from hindcast.monitor import Verdict, latest
+
+    found = latest(project_dir)
+    if found is None:
         return None
-    with records.opened(project_dir) as con:
-        known = "select 1 from information_schema.tables where table_name = 'monitor_checks'"
-        if not con.execute(known).fetchone():
-            return None
-        newest = con.execute('select max(run_at), arg_max("at", run_at) from monitor_checks')
-        run_at, at = newest.fetchone() or (None, None)
-        if run_at is None:
-            return None
-        counts = con.execute(
-            "select verdict, count(*) from monitor_checks where run_at = ? group by verdict",
-            [run_at],
-        ).fetchall()
-        worst = con.execute(
-            "select subject, check_name, value, verdict from monitor_checks "
-            "where run_at = ? and verdict in ('warn', 'fail') "
-            "order by verdict, value desc nulls last limit ?",
-            [run_at, WORST_SHOWN],
-        ).fetchall()
-    names = ("subject", "check", "value", "verdict")
-    return Verdicts(run_at, at, dict(counts), [dict(zip(names, w, strict=True)) for w in worst])
+    bad = [check for check in found.checks if check.verdict is not Verdict.OK]  # worst first
+    return Verdicts(
+        run_at=found.run_at,
+        at=found.at,
+        counts=found.counts,
+        worst=[
+            {
+                "subject": check.subject,
+                "check": check.name,
+                "value": check.value,
+                "verdict": check.verdict.value,
+            }
+            for check in bad[:WORST_SHOWN]
+        ],
+    )
 
 
 def view_ages(store: FeatureStore, project_dir: Path, at: datetime) -> list[ViewAge]:

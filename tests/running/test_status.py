@@ -1,8 +1,13 @@
 """`hindcast status`: everything at a glance, as it is."""
 
 import json
+from datetime import UTC, datetime
 
 import duckdb
+from running_projects import AT, copy_of_ours
+
+from hindcast.monitor import Check
+from hindcast.monitor.history import save
 
 
 def test_status_shows_runs_ages_and_snapshot(ours):
@@ -37,9 +42,30 @@ def test_an_age_is_counted_from_what_can_be_served_and_not_from_what_is_publishe
 
 
 def test_a_project_where_nothing_was_done_says_what_to_do(tmp_path):
-    from running_projects import copy_of_ours
-
     project = copy_of_ours(tmp_path)
     shown = project.must("status")
     assert "No run yet" in shown
     assert "dbt build" in shown
+
+
+def test_the_last_verdicts_are_shown_with_the_worst_of_them(tmp_path):
+    """As `hindcast monitor` keeps them; without a run of it nothing is said of verdicts."""
+    project = copy_of_ours(tmp_path)
+    assert json.loads(project.must("status --json"))["verdicts"] is None
+    at = datetime.fromisoformat(AT)
+    checks = [
+        Check("origin_wind", "drift", 0.12, (0.1, 0.25)),
+        Check("tail_age", "drift", 0.5, (0.1, 0.25)),
+        Check("tail_seats", "drift", 0.01, (0.1, 0.25)),
+    ]
+    save(project.root, datetime(2026, 1, 1, tzinfo=UTC), at, 28, "m1", checks)
+    said = json.loads(project.must("status --json"))["verdicts"]
+    assert {name: said["counts"][name] for name in ("ok", "warn", "fail")} == {
+        "ok": 1,
+        "warn": 1,
+        "fail": 1,
+    }
+    assert [one["subject"] for one in said["worst"]] == ["tail_age", "origin_wind"]
+    shown = project.must("status")
+    assert "1 ok, 1 warn, 1 fail" in shown
+    assert "tail_age" in shown
