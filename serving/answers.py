@@ -31,7 +31,7 @@ from feast.feature_logging import (
 from hindcast.errors import HindcastError
 from hindcast.online import OnlineReader
 from serving.requests import Flight
-from serving.scorer import Scored
+from serving.scorer import Answered
 
 MOST_WAITING = 20_000  # answers; at most about 10 kB each
 WRITE_AT = 5_000
@@ -159,31 +159,31 @@ class AnswerLog:
                 "the log of answers is closed, and no answer is given that is not logged; ask again"
             )
 
-    def append(self, scored: Scored, request_id: str, at: datetime) -> None:
+    def append(self, answered: Answered, request_id: str, at: datetime) -> None:
         """Take an answer. Returns at once.
 
         Raises:
             LogFullError: the log was closed meanwhile.
         """
-        rows = scored.rows
+        rows = answered.rows
         instants = set(rows.as_of.values())
         answer = _Answer(
             request_id,
             at,
-            scored.by.bundle.id,
-            scored.flights,
+            answered.model,
+            answered.flights,
             tuple(tuple(rows.values[name]) for name in self._reader.features),
             tuple(tuple(rows.statuses[view]) for view in self._views),
             tuple(tuple(rows.event_us[view]) for view in self._views),
-            scored.p,
-            scored.flags,
+            answered.p,
+            answered.flags,
             instants.pop() if len(instants) == 1 else None,
             rows.snapshot,
         )
         with self._changed:
             self._require_open()
             self._answers.append(answer)
-            self._waiting += len(scored.p)
+            self._waiting += len(answered.p)
             if self._waiting >= WRITE_AT:
                 self._changed.notify_all()
 

@@ -49,6 +49,17 @@ class StoreAwayError(HindcastError):
 
 
 @dataclass(frozen=True)
+class Answered:
+    """What is logged of an answer: flights, what was served of each, and what a model said."""
+
+    flights: list[Flight]
+    rows: OnlineRows
+    p: list[float]
+    flags: list[bool]
+    model: str
+
+
+@dataclass(frozen=True)
 class Scored:
     """Flights with their features and scores: columns, all of one length.
 
@@ -68,6 +79,11 @@ class Scored:
     leaves: Any
     by: Scorer
     """Whose model scored: it alone may tell of the answer, another may be in use by then."""
+
+    @property
+    def answered(self) -> Answered:
+        """What of it is logged."""
+        return Answered(self.flights, self.rows, self.p, self.flags, self.by.bundle.id)
 
 
 class Clock:

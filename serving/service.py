@@ -188,7 +188,7 @@ class Service:
             return scored
         now = self.clock.now()
         if answering.log is not None:
-            answering.log.append(scored, request_id, now)
+            answering.log.append(scored.answered, request_id, now)
         self.metrics.served(scored.rows.values, scored.p, scored.rows.event_us, micros(now))
         return scored
 

@@ -21,7 +21,7 @@ import typer
 from hindcast.errors import HindcastError
 from serving.bundle import KEYS, Bundle, load
 from serving.requests import Flight
-from serving.scorer import Scored
+from serving.scorer import Answered
 from training.console import PLAIN_HELP, console, instant, run
 
 app = typer.Typer(add_completion=False, context_settings=PLAIN_HELP)
@@ -44,7 +44,7 @@ def main(
     console.print(f"{len(scored.flights)} flights scored and logged, {sum(scored.flags)} flagged.")
 
 
-def score(run_dir: Path, at: datetime, until: datetime) -> Scored:
+def score(run_dir: Path, at: datetime, until: datetime) -> Answered:
     """Score the flights, and log them under the instant `at`.
 
     Raises:
@@ -85,32 +85,22 @@ def score(run_dir: Path, at: datetime, until: datetime) -> Scored:
         for column in bundle.columns
         if column.view == KEYS
     }
-    values = keys | served.values
     if not flights:
-        return Scored([], [], {}, values, served, [], [], [], None)
-    scores = bundle.trees.score(values)
-    scored = Scored(
-        flights,
-        list(range(len(flights))),
-        {},
-        values,
-        served,
-        scores.p.tolist(),
-        (scores.p >= bundle.threshold).tolist(),
-        [],
-        None,
-    )
+        return Answered([], served, [], [], bundle.id)
+    scores = bundle.trees.score(keys | served.values)
+    flags = (scores.p >= bundle.threshold).tolist()
+    answered = Answered(flights, served, scores.p.tolist(), flags, bundle.id)
     told: list[str] = []
     service = store.get_feature_service(bundle.service)
-    log = AnswerLog(store, service, bundle.id, reader, told.append)
-    log.append(scored, f"tick-{at:%Y%m%dT%H%M%SZ}", at)
+    log = AnswerLog(store, service, reader, told.append)
+    log.append(answered, f"tick-{at:%Y%m%dT%H%M%SZ}", at)
     log.close()
     if log.written != len(flights):
         raise HindcastError(
             f"{len(flights) - log.written} of {len(flights)} answers could not be logged "
             f"({'; '.join(told)}): see that the log can be written, and score again"
         )
-    return scored
+    return answered
 
 
 @lru_cache(maxsize=2)

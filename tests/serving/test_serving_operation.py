@@ -434,7 +434,7 @@ def test_no_answer_is_given_once_its_log_is_closed(on_copy: Callable[..., Servic
     with pytest.raises(answers.LogFullError, match="closed"):
         closed.answer(asked, "after")
     with pytest.raises(answers.LogFullError, match="closed"):
-        closed.log.append(scored, "after", STANDS_AT)
+        closed.log.append(scored.answered, "after", STANDS_AT)
     assert (closed.log.written, closed.log.waiting) == (1, 0)
 
 
