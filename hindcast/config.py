@@ -185,6 +185,8 @@ class Faults(_Strict):
     """Instead of `replay.prepare`: such a run begins with less history."""
     quarantine: str
     """The table of refused records, with its schema: file_path, line_number and reason."""
+    stamps: dict[str, tuple[str, ...]] = {}
+    """Columns, by table, that hold the time or inode of a file: never equal in two runs."""
     log: Path
     """Where the service's log is written."""
     disk_mb: int = 2_000

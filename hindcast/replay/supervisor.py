@@ -460,12 +460,12 @@ def _calm(reference: Room, plan: Plan) -> Iterator[None]:
 
 def _compared(room: Room, reference: Room) -> list[Check]:
     section = room.config.replay
-    assert section is not None
+    assert section is not None and section.faults is not None
     here, there = room.places(), reference.places()
     repo = room.config.feature_repo
     return [
         checks.raw_equal(room.project / section.raw, reference.project / section.raw),
-        checks.warehouse_equal(here.warehouse, there.warehouse),
+        checks.warehouse_equal(here.warehouse, there.warehouse, section.faults.stamps),
         checks.published_equal(here.published, there.published),
         checks.online_equal(
             checks.online_rows(room.project / repo), checks.online_rows(reference.project / repo)

@@ -97,7 +97,9 @@ def test_the_plain_commands_do_the_same_work(outcome, project, plan, room):
     here, there = room.project / "data", plain / "data"
     for check in (
         checks.raw_equal(here / "raw", there / "raw"),
-        checks.warehouse_equal(here / "warehouse.duckdb", there / "warehouse.duckdb"),
+        checks.warehouse_equal(
+            here / "warehouse.duckdb", there / "warehouse.duckdb", {"staging.raw_files": ["stamp"]}
+        ),
         checks.published_equal(here / "published", there / "published"),
         checks.online_equal(
             checks.online_rows(room.project / "feature_repo"),
