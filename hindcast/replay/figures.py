@@ -59,10 +59,12 @@ class Figure:
 class Growth:
     """How a tick's cost moves with history, per day, as a share of the mean tick.
 
-    `proportional`: what it would be if the cost followed all of history.
+    `proportional`: what it would be if the cost followed all of history. CPU seconds are judged;
+    wall seconds depend on what else the machine does, and are told only.
     """
 
     what: str
+    is_judged: bool
     per_day: Interval
     proportional: float
     grows: bool
@@ -104,6 +106,7 @@ class Outcome:
             and not self.wrong
             and not self.unserved
             and not self.disagree
+            and not any(trend.grows for trend in self.growth if trend.is_judged)
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -182,7 +185,12 @@ def compare(
 
 
 def growth(
-    what: str, cost: Floats, days: Floats, history_days: float, seed: int = 0
+    what: str,
+    cost: Floats,
+    days: Floats,
+    history_days: float,
+    seed: int = 0,
+    is_judged: bool = True,
 ) -> Growth | None:
     """The trend of a cost over days, with an interval by drawing whole days; None for too few.
 
@@ -204,7 +212,7 @@ def growth(
     low, high = map(float, np.percentile(drawn, [2.5, 97.5]))
     everything = np.arange(len(cost))
     middle = history_days + float(days.mean())
-    return Growth(what, Interval(slope(everything), low, high), 1 / middle, low > 0)
+    return Growth(what, is_judged, Interval(slope(everything), low, high), 1 / middle, low > 0)
 
 
 class Judge:
@@ -295,6 +303,7 @@ class Judge:
                 going[column].to_numpy("float64"),
                 going["day"].to_numpy("float64"),
                 history,
+                is_judged=column == "cpu_seconds",
             )
             for what, column in (("CPU", "cpu_seconds"), ("wall", "seconds"))
         ]

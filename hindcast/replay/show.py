@@ -99,7 +99,7 @@ def growth_line(trend: Growth) -> str:
     shares = [
         f"{100 * (value or 0):+.2f} %" for value in (per_day.value, per_day.low, per_day.high)
     ]
-    word = "grows" if trend.grows else "does not grow"
+    word = "grows" if trend.grows else "no growth shown"
     return (
         f"{trend.what}: {shares[0]} a day [{shares[1]}, {shares[2]}]: {word} "
         f"(if it followed all of history: {100 * trend.proportional:+.2f} %)."
