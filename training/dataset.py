@@ -6,6 +6,7 @@ feature that is wished for here belongs in `models/features/` or `feature_repo/o
 """
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -286,6 +287,38 @@ def open_store(settings: Settings) -> "FeatureStore":
             )
         store.config.offline_store.published = str(published)
     return store
+
+
+def kept_or_replayed(settings: Settings, loaded_until: str | None) -> Settings:
+    """The settings with a snapshot that is there: their own, or the same replayed from raw.
+
+    `dbt run --vars '{as_of: ...}'` replays what was loaded until an instant.
+
+    Raises:
+        MissingInputError: it was pruned and is not replayed yet; the message says how.
+    """
+    try:
+        open_store(settings)
+    except MissingInputError as pruned:
+        if loaded_until is None:
+            raise
+        stamp = re.sub("[-:.]", "", loaded_until)
+        replayed = settings.but(snapshot=f"../published_as_of/{stamp}/current")
+        try:
+            open_store(replayed)
+        except MissingInputError:
+            raise MissingInputError(
+                f"{pruned.message.partition(';')[0]}. If its raw records are still there, replay "
+                f"it first: dbt run --vars '{{as_of: {loaded_until}}}'"
+            ) from None
+        return replayed
+    return settings
+
+
+def loaded_until(data: Dataset) -> str | None:
+    """When the newest record of the snapshot was loaded, as dbt's `as_of` takes it."""
+    newest = max((r.last_loaded_at for r in data.records if r.last_loaded_at), default=None)
+    return newest and newest.replace("+00:00", "Z")
 
 
 def feature_service(store: "FeatureStore", settings: Settings) -> "FeatureService":

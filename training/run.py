@@ -142,6 +142,7 @@ def describe(
     """The manifest: what the run was made of, enough to make it again."""
     made = {
         "snapshot": data.snapshot,
+        "loaded_until": dataset.loaded_until(data),
         "spine_sql": dataset.spine_sql(settings),
         "hashes": {
             "spine": data.spine_hash,
@@ -250,7 +251,7 @@ def reproduce(manifest_path: Path) -> bool:
     """Make a run again from its manifest and compare bit for bit; nothing is written.
 
     Raises:
-        MissingInputError: its snapshot is gone.
+        MissingInputError: its snapshot is gone, and was not replayed from raw.
         HindcastError: it is not a manifest of ours.
     """
     try:
@@ -262,6 +263,9 @@ def reproduce(manifest_path: Path) -> bool:
             f"{manifest_path} is not the manifest of a run ({fault!r}); "
             "give artifacts/<run>/manifest.json as this version of training wrote it"
         ) from None
+    settings = dataset.kept_or_replayed(settings, manifest.get("loaded_until"))
+    if settings.snapshot != manifest["snapshot"]:
+        console.print(f"snapshot {manifest['snapshot']} was pruned: read as replayed from raw")
     for name, was in manifest["packages"].items():
         if version(name) != was:
             console.print(f"[yellow]note[/yellow]: {name} was {was}, is {version(name)}")

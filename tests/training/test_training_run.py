@@ -130,6 +130,24 @@ def test_a_manifest_whose_snapshot_is_gone_is_refused(run_dir: Path, tmp_path: P
         run.reproduce(tmp_path / "manifest.json")
 
 
+def test_a_pruned_snapshot_is_asked_for_as_dbt_replays_it_and_then_read_from_there(
+    run_dir: Path, project: Project, tmp_path: Path
+) -> None:
+    manifest = json.loads((run_dir / "manifest.json").read_text())
+    manifest |= {"snapshot": "pruned", "loaded_until": "2013-06-01T05:00:00Z"}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(MissingInputError, match=r"dbt run --vars '{as_of: 2013-06-01T05:00:00Z}'"):
+        run.reproduce(tmp_path / "manifest.json")
+
+    data = project.path / "data"
+    replayed = data / "published_as_of" / "20130601T050000Z"
+    shutil.copytree(data / "published", replayed, symlinks=True)
+    try:
+        assert run.reproduce(tmp_path / "manifest.json")
+    finally:
+        shutil.rmtree(replayed)
+
+
 def test_a_file_that_is_no_manifest_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"hashes": {}}')
     with pytest.raises(HindcastError, match="is not the manifest of a run"):
