@@ -190,7 +190,7 @@ histories = st.lists(
 )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     steps=st.lists(st.tuples(histories, st.integers(0, 3)), min_size=1, max_size=4),
     ttl=st.sampled_from([timedelta(0), 2 * HOUR]),
@@ -237,7 +237,7 @@ class PublishedLab(Lab):
 changes = st.tuples(st.integers(0, 8), histories, st.integers(0, 3), st.booleans(), st.booleans())
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     steps=st.lists(changes, min_size=2, max_size=6),
     ttl=st.sampled_from([timedelta(0), 2 * HOUR]),
