@@ -81,6 +81,14 @@ def test_a_process_is_killed_once_a_path_is_there(tmp_path):
     assert process.wait(20) == -9
 
 
+def test_what_a_kill_left_behind_does_not_bring_about_the_next_kill(tmp_path):
+    (tmp_path / ".a1").mkdir()
+    begun = faults.appears(tmp_path, ".[0-9a-f]*")
+    assert not begun()
+    (tmp_path / ".b2").mkdir()
+    assert begun()
+
+
 def test_a_full_disk_refuses_to_be_written_to_and_gives_room_again(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "kept").write_text("kept")
