@@ -144,9 +144,12 @@ def test_a_pruned_snapshot_is_asked_for_as_dbt_replays_it_and_then_read_from_the
     data = project.path / "data"
     replayed = data / "published_as_of" / "20130601T050000Z"
     shutil.copytree(data / "published", replayed, symlinks=True)
+    publish(project.path, "later", seed=7)  # neither its spine nor its features are read
     try:
         assert run.reproduce(tmp_path / "manifest.json")
     finally:
+        (data / "published" / "current").unlink()
+        (data / "published" / "current").symlink_to("first")
         shutil.rmtree(replayed)
 
 
