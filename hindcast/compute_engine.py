@@ -106,7 +106,8 @@ class ArrowEngine(LocalComputeEngine):  # type: ignore[misc]
         end = _utc(task.end_time)
         rows = self._rows(view, start or datetime(1, 1, 1, tzinfo=UTC), end)
         before = self.online_store.materialized_from(self.repo_config, view)
-        covers = start is None or bool(view.ttl and start <= end - view.ttl)
+        servable = end - view.ttl if view.ttl else None
+        covers = start is None or bool(servable and start <= servable)
         newest = before.until is None or micros(end) >= before.until
         renewed = covers or (start is not None and start <= changed)
         origin = stamp if changed == END or (renewed and newest) else None
@@ -127,6 +128,7 @@ class ArrowEngine(LocalComputeEngine):  # type: ignore[misc]
                         (start, end),
                         (origin, _snapshot_id(rows)),
                         bar.update,
+                        is_whole=covers,
                     )
                     bar.set_postfix_str(_summary(done))
                 return done

@@ -232,11 +232,15 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast is untyped
         period: tuple[datetime | None, datetime],
         origin: tuple[str | None, str | None],
         progress: Callable[[int], Any],
+        *,
+        is_whole: bool = True,
     ) -> Loaded:
         """Make the view's rows of a period what the batches say: each entity's newest row in it.
 
         `origin` is what they were read from: the stamp of the source, None if the period is not all
-        that could be served, and the snapshot's id. Raises TiesError if there are more rows than
+        that could be served, and the snapshot's id. Unless the period `is_whole`, a load that
+        removes a row leaves its origin untold: what was there before that row has still to come.
+        Raises TiesError if there are more rows than
         `entities`, RetrievalError for values that their type cannot hold.
         """
         layout = Layout.of_fields(view.features)
@@ -270,6 +274,8 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast is untyped
                 done.removed = _remove_gone(writer, seen, start, end)
             state.until = max(end, NEVER if state.until is None else state.until)
             state.source, state.snapshot = origin
+            if done.removed and not is_whole:
+                state.source = None
             writer.describe(_write_state(state))
         return done
 

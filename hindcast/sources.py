@@ -34,6 +34,8 @@ DEFAULT_TIMESTAMP = "event_timestamp"
 TIMESTAMP = "TIMESTAMP"
 TIMESTAMP_NS = "TIMESTAMP_NS"
 TIMESTAMPTZ = "TIMESTAMP WITH TIME ZONE"
+AS_OF = "_as_of"
+"""What `published_path()` of macros/as_of.sql puts behind the name of the published folder."""
 
 
 @dataclass(frozen=True)
@@ -119,12 +121,16 @@ class Snapshot:
         """The same file inside this snapshot, if it lies under the link.
 
         Where `published` is one snapshot's directory and not the link, what lies under the link
-        beside it is meant: so a store can be opened on an older snapshot.
+        beside it is meant: so a store can be opened on an older snapshot. Likewise where it is in
+        `<published>_as_of/<instant>`, where dbt puts the world as it stood at an instant.
         """
+        homes = {str(self.link.parent)}
+        if self.link.parent.parent.name.endswith(AS_OF):
+            homes.add(str(self.link.parent.parent).removesuffix(AS_OF))
         if self.path is not None:
             for parent in path.parents:
                 named = parent.name in (self.link.name, CURRENT) and (
-                    os.path.realpath(parent.parent) == str(self.link.parent)
+                    os.path.realpath(parent.parent) in homes
                 )
                 if named or os.path.realpath(parent) == str(self.path):
                     return self.path / path.relative_to(parent)

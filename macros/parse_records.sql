@@ -1,7 +1,8 @@
 {#- Turns the raw lines of one source into typed columns, or a reason why not.
 
     Column types and limits come from the source's YAML. `key` and `_loaded_at` identify a
-    record: one that comes a second time (a file delivered twice) goes to quarantine too.
+    record: one that comes a second time (a file delivered twice) goes to quarantine too, unless
+    what came before could not be read.
     Adds `_file`, `_line_no`, `_line`, and `_problem`: a struct (column_name, reason), NULL
     for a good row. `checks` are rules on whole rows: dicts of `when`, `column` and `reason`. -#}
 {% macro parse_records(source_name, table_name, key, checks=[]) %}
@@ -42,14 +43,31 @@ typed as (
     from named
 ),
 
+judged as (
+    select
+        *,
+        case
+            when _field_count != {{ columns | length }} then {'column_name': null, 'reason':
+                'has ' || _field_count || ' fields, expected {{ columns | length }} (line cut off?)'}
+            {%- for column in columns.values() %}
+            {{ column_problems(column) }}
+            {%- endfor %}
+            {%- for check in checks %}
+            when {{ check.when }} then {'column_name': '{{ check.column }}', 'reason': '{{ check.reason }}'}
+            {%- endfor %}
+        end as _fault,
+    from typed
+),
+
+-- a line with a fault is no record, so it does not make a repetition of a later one
 numbered as (
     select
         *,
         row_number() over same_record as _copy,
         first_value(_file || ':' || _line_no) over same_record as _first_seen,
-    from typed
+    from judged
     window same_record as (
-        partition by {{ key | join(', ') }}, _loaded_at order by _file, _line_no
+        partition by {{ key | join(', ') }}, _loaded_at, _fault is null order by _file, _line_no
     )
 )
 
@@ -61,14 +79,7 @@ select
     {{ column.name }},
     {%- endfor %}
     case
-        when _field_count != {{ columns | length }} then {'column_name': null, 'reason':
-            'has ' || _field_count || ' fields, expected {{ columns | length }} (line cut off?)'}
-        {%- for column in columns.values() %}
-        {{ column_problems(column) }}
-        {%- endfor %}
-        {%- for check in checks %}
-        when {{ check.when }} then {'column_name': '{{ check.column }}', 'reason': '{{ check.reason }}'}
-        {%- endfor %}
+        when _fault is not null then _fault
         when _copy > 1 then {'column_name': null, 'reason':
             'repeats the record of ' || _first_seen}
     end as _problem,

@@ -105,11 +105,12 @@ select 1
 
 {#- One row per file of a source, with what is wrong with the file's shape; NULL: nothing. What
     is wrong with single rows is `parse_records`' business. A file that is as an earlier run found
-    it, by its `stamp`, keeps its row and is not read. -#}
+    it, by its `stamp`, keeps its row and is not read, unless the project changed: then other
+    columns may be expected of it. -#}
 {% macro checked_files(source_name, table_name) %}
 {%- set pattern = var('raw_path') ~ '/' ~ table_name ~ '/*.csv' -%}
 {%- set known = execute and load_relation(this) is not none and not flags.FULL_REFRESH
-    and not var('as_of', none)
+    and not var('as_of', none) and changed_from() is none
     and 'stamp' in adapter.get_columns_in_relation(this) | map(attribute='name') -%}
 {%- set found, changed = [], [] -%}
 {%- if execute -%}

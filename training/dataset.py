@@ -292,7 +292,7 @@ def open_store(settings: Settings) -> "FeatureStore":
 def kept_or_replayed(settings: Settings, loaded_until: str | None) -> Settings:
     """The settings with a snapshot that is there: their own, or the same replayed from raw.
 
-    `dbt run --vars '{as_of: ...}'` replays what was loaded until an instant.
+    `dbt build --vars '{as_of: ...}'` replays what was loaded until an instant.
 
     Raises:
         MissingInputError: it was pruned and is not replayed yet; the message says how.
@@ -309,7 +309,7 @@ def kept_or_replayed(settings: Settings, loaded_until: str | None) -> Settings:
         except MissingInputError:
             raise MissingInputError(
                 f"{pruned.message.partition(';')[0]}. If its raw records are still there, replay "
-                f"it first: dbt run --vars '{{as_of: {loaded_until}}}'"
+                f"it first: dbt build --vars '{{as_of: {loaded_until}}}'"
             ) from None
         return replayed
     return settings

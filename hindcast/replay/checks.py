@@ -76,7 +76,7 @@ def half_published(published: Path) -> str | None:
     try:
         described = snapshot.read(path)
         for name, rows in described.tables.items():
-            files = [*path.glob(f"{name}.parquet"), *path.glob(f"{name}/**/*.parquet")]
+            files = _table_files(path / f"{name}.parquet")
             found = sum(pq.read_metadata(file).num_rows for file in files)
             if not files or found != rows:
                 return f"{path.name}: {name} has {found} rows, not {rows}"
@@ -249,9 +249,14 @@ def _differ(
     return None, int(theirs)
 
 
+def _table_files(table: Path) -> list[Path]:
+    """A published table is a directory of files; a single file is one too."""
+    return [table] if table.is_file() else sorted(table.rglob("*.parquet"))
+
+
 def _pattern(path: Path, name: str) -> str:
-    single = path / f"{name}.parquet"
-    return literal(str(single if single.is_file() else path / name / "**" / "*.parquet"))
+    table = path / f"{name}.parquet"
+    return literal(str(table if table.is_file() else table / "**" / "*.parquet"))
 
 
 def _with(found: str, faults: Iterable[str]) -> str:

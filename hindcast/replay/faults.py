@@ -106,6 +106,15 @@ class Killer:
         self._thread.start()
 
 
+def appears(folder: Path, pattern: str) -> Callable[[], bool]:
+    """Says whether something is in a folder that was not there at first.
+
+    What is killed leaves its unfinished folder behind, which is not to be taken for a new one.
+    """
+    before = set(folder.glob(pattern))
+    return lambda: any(path not in before for path in folder.glob(pattern))
+
+
 class SmallDisk:
     """A disk of its own for a folder, so that it can be filled up.
 

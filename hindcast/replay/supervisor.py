@@ -289,15 +289,11 @@ class Supervisor:
         where = fault.kind.rpartition(" ")[2]
         self._killer, self._fault = Killer(self._process), fault
         if where == "publish":
-            folder = self.places.published
-            self._killer.once_there(
-                lambda: any(folder.glob(".unfinished-*")), 0.3 * fault.fraction**2
-            )
+            begun = faults.appears(self.places.published, ".unfinished-*")
+            self._killer.once_there(begun, 0.3 * fault.fraction**2)
         elif where == "log":
-            folder = self.room.project / self.limits.log
-            self._killer.once_there(
-                lambda: any(folder.glob(".[0-9a-f]*")), 0.01 * fault.fraction**2
-            )
+            begun = faults.appears(self.room.project / self.limits.log, ".[0-9a-f]*")
+            self._killer.once_there(begun, 0.01 * fault.fraction**2)
         else:
             usual = statistics.median(self.usual.get(step) or [1.0])
             self._killer.after(usual * fault.fraction)

@@ -239,3 +239,38 @@ def test_an_airport_delivered_late_brings_back_the_flights_that_waited_for_it(la
         (after,) = warehouse.execute("select count(*) from training.flight_spine").fetchone()
     assert after > before
     assert lab.differences() == []
+
+
+def test_a_good_record_is_taken_though_an_unreadable_copy_of_it_came_before(lab):
+    lab.forget()
+    deliver_start(lab)
+    lab.dbt("run", "--select", "path:models/staging")
+    staged = "select count(*) from staging.stg_flights"
+    with lab.connected() as warehouse:
+        before = warehouse.execute(staged).fetchone()
+    fields = lab.files["flights", "5.csv"][0].split(",")
+    fields[lab.headers["flights"].split(",").index("distance")] = "7o9"
+    lab.write("flights", "000.csv", [",".join(fields)])  # sorts before the file of the good one
+    lab.dbt("run", "--select", "path:models/staging")
+    with lab.connected() as warehouse:
+        assert warehouse.execute(staged).fetchone() == before
+        refused = warehouse.execute("select column_name, file_path from staging.quarantine")
+        assert [(name, file[-7:]) for name, file in refused.fetchall()] == [("distance", "000.csv")]
+
+
+def test_files_are_checked_anew_when_other_columns_are_declared(lab):
+    from dbt.cli.main import dbtRunner
+
+    lab.forget()
+    deliver_start(lab)
+    lab.dbt("run", "--select", "raw_files")
+    sources = lab.root / "models" / "staging" / "_sources.yml"
+    declared = sources.read_text()
+    try:
+        sources.write_text(declared.replace("{name: air_time,", "{name: flying_time,"))
+        answer = dbtRunner().invoke(["run", "--select", "raw_files", *lab._places()])
+    finally:
+        sources.write_text(declared)
+    assert not answer.success
+    said = [result.message for result in answer.result if result.node.name == "raw_files"]
+    assert "has column air_time where flying_time was expected" in said[0]

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from online_lab import open_store
 
 from hindcast import snapshot
+from hindcast.compute_engine import ArrowEngine
 from hindcast.errors import OnlineStoreUnavailableError
 from hindcast.kv import LmdbEngine
 from hindcast.packed import pack_key
@@ -274,6 +275,30 @@ def test_only_what_changed_since_the_loaded_snapshot_is_read(tmp_path: Path, cap
     assert lab.values("k3", "late", "next") == [3, 7, 8]
     lab.until(T0 + 2 * HOUR)
     assert lab.values("k3", "late", "next") == [3, 7, 8]
+
+
+def test_a_run_that_dies_after_it_took_a_row_away_is_made_good_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    online = "{type: hindcast.online_store.LmdbOnlineStore, path: ../data/online}"
+    lab = PublishedLab(tmp_path, online, timedelta(0))
+    before, taken_back = ("a", T0 - 2 * HOUR, T0, 1), ("a", T0 - HOUR, T0, 2)
+    lab.history([before, taken_back])
+    lab.until(T0)
+    lab.history([before])
+    load_from, loads = ArrowEngine._load_from, []
+
+    def dies_in_the_second(*arguments: Any) -> Any:
+        loads.append(arguments)
+        if len(loads) == 2:
+            raise KeyboardInterrupt
+        return load_from(*arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(ArrowEngine, "_load_from", dies_in_the_second)
+        lab.until(T0 + HOUR)
+    lab.until(T0 + HOUR)
+    assert lab.values("a") == [1]
 
 
 def _write_slowly(path: Path, started: Any) -> None:

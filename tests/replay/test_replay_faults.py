@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -80,6 +81,14 @@ def test_a_process_is_killed_once_a_path_is_there(tmp_path):
     assert process.wait(20) == -9
 
 
+def test_what_a_kill_left_behind_does_not_bring_about_the_next_kill(tmp_path):
+    (tmp_path / ".a1").mkdir()
+    begun = faults.appears(tmp_path, ".[0-9a-f]*")
+    assert not begun()
+    (tmp_path / ".b2").mkdir()
+    assert begun()
+
+
 def test_a_full_disk_refuses_to_be_written_to_and_gives_room_again(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "kept").write_text("kept")
@@ -124,8 +133,13 @@ def test_a_locked_warehouse_cannot_be_opened_until_it_is_let_go(tmp_path):
 
 
 def publish(published: Path, name: str, rows: int) -> Path:
+    """One table in two files, as dbt publishes: a directory with a file per month."""
     staging = snapshot.begin(published, name)
-    duckdb.sql(f"select range as x from range({rows})").write_parquet(str(staging / "t.parquet"))
+    table = staging / "t.parquet"
+    table.mkdir()
+    for month, some in (("2013-01", "x < 3"), ("2013-02", "x >= 3")):
+        file = table / f"{month}.parquet"
+        duckdb.sql(f"select x from range({rows}) as t(x) where {some}").write_parquet(str(file))
     return snapshot.publish(staging, {"tables": {"t": rows}}, keep=5)
 
 
@@ -135,13 +149,22 @@ def test_a_snapshot_that_lacks_rows_or_files_is_seen_while_it_is_current(tmp_pat
     time.sleep(0.3)
     assert not watch.faults
     second = publish(tmp_path, "two", 10)
-    duckdb.sql("select 1 as x").write_parquet(str(second / "t.parquet"))
+    duckdb.sql("select 1 as x").write_parquet(str(second / "t.parquet" / "2013-02.parquet"))
     time.sleep(0.5)
     watch.stop()
-    assert watch.faults == ["two: t has 1 rows, not 10"]
+    assert watch.faults == ["two: t has 4 rows, not 10"]
     assert watch.snapshots == {"one", "two"}
-    (second / "t.parquet").unlink()
+    shutil.rmtree(second / "t.parquet")
     assert checks.half_published(tmp_path) == "two: t has 0 rows, not 10"
+
+
+def test_what_is_published_is_compared_over_all_files_of_a_table(tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    publish(one, "a", 10)
+    last = publish(other, "b", 10) / "t.parquet" / "2013-02.parquet"
+    assert checks.published_equal(one, other).passed
+    duckdb.sql("select range + 4 as x from range(7)").write_parquet(str(last))
+    assert not checks.published_equal(one, other).passed
 
 
 @pytest.mark.parametrize(

@@ -136,15 +136,20 @@ def test_a_pruned_snapshot_is_asked_for_as_dbt_replays_it_and_then_read_from_the
     manifest = json.loads((run_dir / "manifest.json").read_text())
     manifest |= {"snapshot": "pruned", "loaded_until": "2013-06-01T05:00:00Z"}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(MissingInputError, match=r"dbt run --vars '{as_of: 2013-06-01T05:00:00Z}'"):
+    with pytest.raises(
+        MissingInputError, match=r"dbt build --vars '{as_of: 2013-06-01T05:00:00Z}'"
+    ):
         run.reproduce(tmp_path / "manifest.json")
 
     data = project.path / "data"
     replayed = data / "published_as_of" / "20130601T050000Z"
     shutil.copytree(data / "published", replayed, symlinks=True)
+    publish(project.path, "later", seed=7)  # neither its spine nor its features are read
     try:
         assert run.reproduce(tmp_path / "manifest.json")
     finally:
+        (data / "published" / "current").unlink()
+        (data / "published" / "current").symlink_to("first")
         shutil.rmtree(replayed)
 
 
