@@ -20,7 +20,7 @@ from typing import Any
 import duckdb
 
 from hindcast import records
-from hindcast.config import load_config
+from hindcast.config import ProjectConfig, load_config
 from hindcast.errors import HindcastError, MissingInputError
 
 CHAMPION, LATEST, MANIFEST = "champion", "latest", "manifest.json"
@@ -28,6 +28,8 @@ ADOPTED, PROMOTED, ROLLED_BACK = "adopted", "promoted", "rolled back"
 KEPT, CHECKED = "kept", "checked"
 CHANGES = (ADOPTED, PROMOTED, ROLLED_BACK)
 """What changes the model in use; the others say that a challenger lost, or none was needed."""
+DECIDED = (PROMOTED, KEPT, ROLLED_BACK)
+"""What was decided between two models, by the rule or by hand."""
 
 _TABLE = """
 create table if not exists promotions (
@@ -81,6 +83,17 @@ def in_use(artifacts: Path) -> Path:
     """The run that scoring reads by default: the champion if there is one, else the newest."""
     link = artifacts / CHAMPION
     return link if link.is_symlink() else artifacts / LATEST
+
+
+def followed(project_dir: Path, config: ProjectConfig, path: Path) -> Path:
+    """A path below `model` of hindcast.yml, of the champion instead once there is one.
+
+    Relative to the project, as it was; one that is elsewhere stays as it is.
+    """
+    link = config.artifacts / CHAMPION
+    if config.model is None or not path.is_relative_to(config.model):
+        return path
+    return link / path.relative_to(config.model) if (project_dir / link).is_symlink() else path
 
 
 def current(project_dir: Path, artifacts: Path | None = None) -> Champion | None:

@@ -114,14 +114,14 @@ def run(
                 ran.append(_run_step(project_dir, record, attempt, position, step, command, held))
                 if not ran[-1].is_done:
                     code = ran[-1].exit_code or 1
-                    raise StepFailedError(_failed(ran[-1], at, not only))
+                    raise StepFailedError(_failed(ran[-1], at, not only, everything))
             code = 0
         except KeyboardInterrupt:
             code = INTERRUPTED
-            raise StoppedError(_stopped(at)) from None
+            raise StoppedError(_stopped(at, everything)) from None
         except _TerminatedError:
             code = TERMINATED
-            raise StoppedError(_stopped(at)) from None
+            raise StoppedError(_stopped(at, everything)) from None
         finally:
             runs.end(project_dir, record.run_id, code, current_snapshot(project_dir))
     return Ran(record, tuple(ran), tuple(left_out), tuple(done))
@@ -290,17 +290,19 @@ def _signals() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _resume_by(at: datetime) -> str:
-    return f"hindcast run --resume --at {utc_text(at)}"
+def _resume_by(at: datetime, everything: bool) -> str:
+    return f"hindcast run --resume{' --everything' * everything} --at {utc_text(at)}"
 
 
-def _failed(step: StepRun, at: datetime, is_whole: bool) -> str:
-    on = f"go on from there: `{_resume_by(at)}`" if is_whole else "try again"
+def _failed(step: StepRun, at: datetime, is_whole: bool, everything: bool) -> str:
+    on = f"go on from there: `{_resume_by(at, everything)}`" if is_whole else "try again"
     return (
         f"step {step.step} failed (exit code {step.exit_code}); its message is above. Mend it and "
         f"{on}. By itself it is: {step.command}"
     )
 
 
-def _stopped(at: datetime) -> str:
-    return f"the run was asked to end. It goes on where it stopped by `{_resume_by(at)}`"
+def _stopped(at: datetime, everything: bool) -> str:
+    return (
+        f"the run was asked to end. It goes on where it stopped by `{_resume_by(at, everything)}`"
+    )

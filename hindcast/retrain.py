@@ -212,7 +212,9 @@ class _Retraining:
             for each in champion.history(self.project, self.config.artifacts)
             if each.at <= self.at
         ]
-        tried = [self.day(each.at) for each in looks if each.action == champion.KEPT]
+        # a promoted challenger has not seen the days that judged it, and a model that was brought
+        # back is an old one: neither is a reason to train again at once
+        tried = [self.day(each.at) for each in looks if each.action in champion.DECIDED]
         newest = max([last, *tried])
         if (until - newest).days >= self.rule.every_days:
             return f"the model in use was trained up to {last}, {(until - last).days} days ago"

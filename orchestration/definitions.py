@@ -9,6 +9,7 @@ Nothing here says what the loop does: that is `hindcast.yml`.
 
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -217,11 +218,14 @@ def _run(root: Path, config: ProjectConfig, step: Step, instant: Instant) -> dic
     }
 
 
-def _alone(root: Path, at: datetime) -> Any:
-    try:
-        return lock.held(root, at)
-    except lock.LockedError as fault:
-        raise RetryRequested(TRIES, SECONDS_BETWEEN) from fault
+@contextmanager
+def _alone(root: Path, at: datetime) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock.held(root, at))
+        except lock.LockedError as fault:
+            raise RetryRequested(TRIES, SECONDS_BETWEEN) from fault
+        yield
 
 
 @dagster.definitions

@@ -13,14 +13,14 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hindcast.errors import HindcastError
+from hindcast.errors import HindcastError, MissingInputError
 from serving.__main__ import instant
 from training.console import PLAIN_HELP, console, run, step
 
@@ -55,18 +55,19 @@ def main(
     """
     when = instant(at)
     from hindcast import champion
-    from serving import bundle, equality, explained
-    from training.score import score
+    from serving import explained
+    from training.score import QuietHourError, score
 
     run_dir = run_dir or champion.in_use(Path("artifacts"))
     with step("Every test row, in the form that serves") as tell:
-        equal = equality.compare(bundle.load(run_dir), run_dir)
-        tell(
-            f"{equal.rows:,} rows, {equal.identical:,} equal bit for bit to training's, "
-            f"the farthest {equal.farthest:.1g} apart"
-        )
-    with step("The same hour, as training scores it"):
-        flights, threshold, zone = score(run_dir, when)
+        farthest = apart_on_test_rows(run_dir, tell)
+    try:
+        with step("The same hour, as training scores it"):
+            flights, threshold, zone = score(run_dir, when)
+    except QuietHourError as quiet:
+        console.print(f"Nothing to ask the service for: {quiet}")
+        refuse(0.0, farthest)
+        return
     with step("The service") as tell, running(run_dir, at) as (address, stop):
         results = ask(address, flights)
         tell(f"{len(results)} flights over HTTP at {address}")
@@ -93,12 +94,37 @@ def main(
         f"    python -m serving --at {at}\n"
         "    http://127.0.0.1:8000"
     )
-    if apart > FARTHEST or equal.farthest > FARTHEST:
+    refuse(apart, farthest)
+
+
+def refuse(apart: float, farthest: float) -> None:
+    """Raise DemoError if a probability is not that of training."""
+    if apart > FARTHEST or farthest > FARTHEST:
         raise DemoError(
             f"probabilities differ from training's: {apart:.2g} over HTTP, "
-            f"{equal.farthest:.2g} on the test rows; expected at most {FARTHEST:g}. Is the online "
+            f"{farthest:.2g} on the test rows; expected at most {FARTHEST:g}. Is the online "
             "store materialized up to T? Otherwise train again with `python -m training`"
         )
+
+
+def apart_on_test_rows(run_dir: Path, tell: Callable[[str], None]) -> float:
+    """How far the scores of the form that serves are from those that training wrote down.
+
+    Left out, and told, where the run's snapshot was pruned: a champion outlives it by far.
+    """
+    from serving import bundle, equality
+
+    loaded = bundle.load(run_dir)
+    try:
+        equal = equality.compare(loaded, run_dir)
+    except MissingInputError as pruned:
+        tell(f"left out: {pruned}")
+        return 0.0
+    tell(
+        f"{equal.rows:,} rows, {equal.identical:,} equal bit for bit to training's, "
+        f"the farthest {equal.farthest:.1g} apart"
+    )
+    return equal.farthest
 
 
 @contextmanager

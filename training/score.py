@@ -26,6 +26,11 @@ KEYS = ("origin", "dest", "carrier", "flight", "tailnum")
 REQUEST = ("predict_at", "sched_dep_at", "distance_mi", "block_min")
 """What the on-demand views take from the request."""
 
+
+class QuietHourError(MissingInputError):
+    """No flight is to be predicted in the hour, though there are some that day: it is night."""
+
+
 app = typer.Typer(add_completion=False, context_settings=PLAIN_HELP)
 
 
@@ -55,9 +60,13 @@ def main(
         raise typer.BadParameter(f"--at {at} has no zone; write {at}Z if it is UTC")
 
     run_dir = run_dir or champion.in_use(Path("artifacts"))
-    with step("Scores of the hour, from the online store") as tell:
-        flights, threshold, zone = score(run_dir, instant)
-        tell(f"{len(flights)} flights")
+    try:
+        with step("Scores of the hour, from the online store") as tell:
+            flights, threshold, zone = score(run_dir, instant)
+            tell(f"{len(flights)} flights")
+    except QuietHourError as quiet:
+        console.print(f"Nothing to score: {quiet}")
+        return
     flights.to_csv(run_dir / "upcoming.csv", index=False)
     show(flights.head(rows), threshold, zone)
     flagged = flights[flights["flag"]]
@@ -73,6 +82,7 @@ def score(run_dir: Path, at: datetime | None) -> "tuple[pd.DataFrame, float, str
     """The flights of the hour from `at` by falling risk, the threshold, and the local zone.
 
     Raises:
+        QuietHourError: no flight in this hour, but some within a day of it.
         MissingInputError: no model, no flights, or an online store that does not stand at `at`.
     """
     from hindcast.offline_store import query
@@ -86,14 +96,18 @@ def score(run_dir: Path, at: datetime | None) -> "tuple[pd.DataFrame, float, str
     service = feature_service(store, settings)
     at = stands_at(store, service, at)
 
-    upcoming = query(
-        store.config,
-        f"select * from {settings.spine} where predict_at >= timestamptz '{at.isoformat()}' "
-        f"and predict_at < timestamptz '{(at + timedelta(hours=1)).isoformat()}' "
-        "order by predict_at, flight_id",
-    )
+    def between(start: datetime, end: datetime) -> Any:
+        return query(
+            store.config,
+            f"select * from {settings.spine} where predict_at >= timestamptz '{start.isoformat()}' "
+            f"and predict_at < timestamptz '{end.isoformat()}' order by predict_at, flight_id",
+        )
+
+    upcoming = between(at, at + timedelta(hours=1))
     if upcoming.num_rows == 0:
-        raise MissingInputError(
+        day = timedelta(days=1)
+        kind = QuietHourError if between(at - day, at + day).num_rows else MissingInputError
+        raise kind(
             f"{settings.spine} has no flight to predict in the hour from {at.isoformat()}; "
             "give another --at, or land that day (`python -m landing`) and run `dbt build`"
         )

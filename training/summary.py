@@ -1,6 +1,6 @@
 """The figures of a training run on the console.
 
-    python -m training.summary                      # of artifacts/latest
+    python -m training.summary                      # of the model in use
     python -m training.summary --run artifacts/<run>
 
 Not for computing anything: it reads the metrics.json that the run wrote.
@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from hindcast import champion
 from hindcast.errors import MissingInputError
 from training.console import PLAIN_HELP, console, run
 
@@ -20,12 +21,13 @@ app = typer.Typer(add_completion=False, context_settings=PLAIN_HELP)
 
 @app.command()
 def main(
-    run_dir: Annotated[Path, typer.Option("--run", help="The folder of the run.")] = Path(
-        "artifacts/latest"
-    ),
+    run_dir: Annotated[
+        Path | None,
+        typer.Option("--run", help="The folder of the run (default: the one in use)."),
+    ] = None,
 ) -> None:
     """Print a run's figures against the baselines, with intervals, and what it saves."""
-    show(run_dir)
+    show(run_dir or champion.in_use(Path("artifacts")))
 
 
 def show(run_dir: Path) -> None:

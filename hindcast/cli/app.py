@@ -1,15 +1,18 @@
 """What every verb of the `hindcast` command shares: the app, its options, and how it refuses.
 
-Exit codes: 0 good, 1 a check or a step failed, 2 the call was wrong. A mistake of the user's is
-one clear message, never a traceback. A verb has a module of its own beside this one.
+Exit codes: 0 good, 1 a check or a step failed, 2 the call was wrong, or a verb that judges could
+not. A mistake of the user's is one clear message, never a traceback. A verb has a module of its
+own beside this one.
 """
 
+import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
 from rich.console import Console
 
@@ -47,6 +50,30 @@ def refuses_politely(verb: Callable[..., None]) -> Callable[..., None]:
                 f"hindcast: {error}", style="red", markup=False, soft_wrap=True
             )
             raise typer.Exit(1) from None
+
+    return wrapped
+
+
+def judges(verb: Callable[..., None]) -> Callable[..., None]:
+    """Keep exit code 1 for what a verb found: whatever hinders it from judging is code 2.
+
+    So that `verdict: true` of a step cannot take a crash for a verdict.
+    """
+
+    @wraps(verb)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            verb(*args, **kwargs)
+        except HindcastError as error:
+            Console(stderr=True).print(
+                f"hindcast: {error}", style="red", markup=False, soft_wrap=True
+            )
+            raise typer.Exit(2) from None
+        except (typer.Exit, typer.Abort, click.ClickException):
+            raise
+        except Exception:
+            traceback.print_exc()
+            raise typer.Exit(2) from None
 
     return wrapped
 

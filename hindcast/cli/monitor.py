@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from hindcast.cli.app import At, Project, app, console, instant, refuses_politely
+from hindcast.cli.app import At, Project, app, console, instant, judges
 from hindcast.config import load_config, utc_text
 
 SHOWN = 12
@@ -15,7 +15,7 @@ COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 @app.command()
-@refuses_politely
+@judges
 def monitor(
     project: Project = Path(),
     at: At = None,
@@ -34,7 +34,7 @@ def monitor(
     """Say whether features and model still are as at training: ok, warn or fail.
 
     Writes a page to look at, and keeps the verdicts in Hindcast's records. Exit code 1 where a
-    check fails.
+    check fails, 2 where it could not judge.
     """
     config = load_config(project)
     now = instant(at, config)

@@ -134,9 +134,12 @@ def _show_not_run(ran: Any) -> None:
 
 
 def _show_ways_on(config: ProjectConfig, project: Path) -> None:
+    from hindcast import champion
+
     for result in config.results:
-        if (project / result.path).exists():
-            console.print(f"{result.what}: {result.path}", highlight=False)
+        path = champion.followed(project, config, result.path)
+        if (project / path).exists():
+            console.print(f"{result.what}: {path}", highlight=False)
     if config.next:
         console.print("\n[bold]Try next[/] (after `source .venv/bin/activate`):", highlight=False)
         for command in config.next:

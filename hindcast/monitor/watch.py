@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from feast import FeatureService, FeatureStore
 from feast.errors import FeatureServiceNotFoundException
 
+from hindcast import champion
 from hindcast.config import Limits, Monitor, ProjectConfig, utc_text
 from hindcast.errors import HindcastError, MissingInputError
 from hindcast.monitor import drift, history, performance, population, statistics
@@ -77,7 +78,7 @@ def watch(
         HindcastError: `hindcast.yml` has no `monitor:`, or names something that is not there.
     """
     began = datetime.now(UTC)
-    options = options_of(config)
+    options = in_use(project_dir, config)
     store, service = _opened(project_dir, config)
     thresholds = Thresholds.of(project_dir, options)
     model = Model.of(project_dir, options.model)
@@ -136,6 +137,27 @@ def options_of(config: ProjectConfig) -> Monitor:
             "are: see docs/monitoring.md"
         )
     return config.monitor
+
+
+def in_use(project_dir: Path, config: ProjectConfig) -> Monitor:
+    """The `monitor:` section with the files of the champion, once there is one.
+
+    A challenger that lost is the newest run too: its figures are not those of what answers.
+    """
+    options = options_of(config)
+
+    def follow(path: Path) -> Path:
+        return champion.followed(project_dir, config, path)
+
+    manifest = follow(options.model.manifest)
+    return options.model_copy(
+        update={
+            "model": options.model.model_copy(update={"manifest": manifest}),
+            "predictions": tuple(
+                each.model_copy(update={"path": follow(each.path)}) for each in options.predictions
+            ),
+        }
+    )
 
 
 def _opened(project_dir: Path, config: ProjectConfig) -> tuple[FeatureStore, FeatureService]:

@@ -80,6 +80,7 @@ def make(path: Path) -> Project:
         "feature_service": "late_arrival",
         "spine": "flight_spine",
         "at": AT,
+        "model": "artifacts/latest",
         "steps": [],
         "monitor": MONITOR,
     }

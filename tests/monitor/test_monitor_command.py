@@ -118,11 +118,31 @@ def test_feast_keeps_the_training_as_its_baseline(trained, calm):
 def test_what_is_missing_is_said_with_what_to_do(copy):
     (copy / "artifacts" / "latest").unlink()
     done = CliRunner().invoke(app, ["monitor", "--project", str(copy)])
-    assert done.exit_code == 1
+    assert done.exit_code == 2  # 1 is a verdict, which the loop goes on after
     assert "train one" in done.output
     assert run(copy, "--at", "yesterday").exit_code == 2
 
 
+def test_a_crash_is_no_verdict(copy):
+    (copy / "artifacts" / "latest" / "manifest.json").write_text("{")
+    done = run(copy)
+    assert done.exit_code == 2
+    assert "JSONDecodeError" in done.stderr
+
+
+def test_the_champion_is_watched_and_not_a_challenger_that_lost(copy):
+    artifacts = copy / "artifacts"
+    used = (artifacts / "latest").resolve().name
+    (artifacts / "champion").symlink_to(used)
+    (artifacts / "lost").mkdir()
+    (artifacts / "lost" / "manifest.json").write_text("{}")
+    (artifacts / "latest").unlink()
+    (artifacts / "latest").symlink_to("lost")
+    found = as_json(run(copy, "--json").output)
+    assert found["model"] == used
+    assert any(check["subject"] == "late_arrival.score" for check in found["checks"])
+
+
 def test_a_window_without_rows_is_refused(trained):
     done = run(trained, "--at", "2012-12-01T00:00:00Z")
-    assert done.exit_code == 1
+    assert done.exit_code == 2

@@ -34,6 +34,6 @@ def put_in_use(lab: Lab) -> Callable[[str], None]:
     from hindcast import champion
 
     def put(run: str) -> None:
-        champion.install(lab.root, run, action=champion.PROMOTED, at=AT, reason="a test")
+        champion.install(lab.root, run, action=champion.ADOPTED, at=AT, reason="a test")
 
     return put

@@ -47,9 +47,12 @@ def test_a_challenger_that_is_better_takes_over_and_the_old_model_comes_back_at_
     assert both.loc[unknown, "label"].isna().all()
     assert told["figures"]["rows"] == (both["is_late"].notna() & ~unknown).sum() > 300
 
+    # what was just decided is not tried again at once, nor is what was decided by hand
+    assert asked(lab, AT + timedelta(days=1), dry_run=True).action == "nothing to do"
     back = lab.told("rollback")
     assert (back["champion"], back["previous"]) == (lab.dull, told["champion"])
     assert lab.in_use == lab.dull
+    assert asked(lab, dry_run=True).action == "nothing to do"
     none = lab.hindcast("rollback")
     assert none.returncode == 1 and "no model was in use before" in none.stderr
 

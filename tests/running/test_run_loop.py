@@ -145,6 +145,20 @@ def test_what_is_made_once_is_left_out_from_then_on(toy):
     assert toy.ran == ["train", "train"]
 
 
+def test_a_run_of_everything_goes_on_with_everything(toy):
+    toy.steps(
+        "{name: second, run: python second.py}",
+        "{name: train, run: python mark.py train, unless: how}",
+    )
+    toy.how("fail")
+    said = toy.hindcast("run --everything").stderr
+    go_on = f"run --resume --everything --at {AT}"
+    assert f"hindcast {go_on}" in said
+    toy.how("go")
+    toy.must(go_on)
+    assert toy.ran == ["second", "train"]
+
+
 def test_a_verdict_is_noted_and_the_loop_goes_on(toy):
     toy.steps(
         "{name: judge, run: 'python -c \"raise SystemExit(1)\"', verdict: true}",

@@ -1,5 +1,7 @@
 """The form of the model that serves, against scikit-learn."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_project import SMALL
 
-from serving import equality, trees
+from serving import demo, equality, trees
 from serving.bundle import Bundle
 from serving.trees import ModelFormError, TreeModel
 from training import model
@@ -171,3 +173,15 @@ def test_every_test_row_of_a_run_scores_as_training_wrote_it_down(
     assert equal.rows > 500
     assert equal.identical == equal.rows
     assert equal.farthest == 0
+
+
+def test_a_champion_whose_snapshot_was_pruned_is_compared_with_nothing_and_said_so(
+    run_dir: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(run_dir, run)
+    manifest = json.loads((run / "manifest.json").read_text())
+    (run / "manifest.json").write_text(json.dumps(manifest | {"snapshot": "pruned"}))
+    told: list[str] = []
+    assert demo.apart_on_test_rows(run, told.append) == 0
+    assert "left out: snapshot pruned is not in" in told[0]
