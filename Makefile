@@ -34,7 +34,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(READY) ## the main job: from raw files to scored flights
-	hindcast run --everything
+	hindcast run
 
 test: lint dbt-test pytest ## everything that must pass
 
