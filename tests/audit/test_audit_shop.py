@@ -184,7 +184,7 @@ def test_a_source_read_past_the_macro_is_refused(shop, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--only", "everything"], "no test everything; there are replay, scramble, static, model"),
+        (["--only", "everything"], "no test everything; there are replay, scramble, static"),
         (["--at", "2024-03-02T12:00:00"], "has no time zone"),
         (["--instants", "0"], "instants"),
     ],
