@@ -117,6 +117,7 @@ from pathlib import Path
 from rich.console import Console
 from hindcast.config import load_config
 from hindcast.replay.room import Plan
+from hindcast.replay.supervisor import worst_day
 
 project, start, count, seed, *kinds = sys.argv[1:]
 plan = Plan(datetime.fromisoformat(start), timedelta(hours=1), int(count), int(seed))

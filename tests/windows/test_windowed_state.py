@@ -22,6 +22,7 @@ def rendered() -> str:
     environment.globals |= {
         "var": {"serving_grid": "15 minutes"}.__getitem__,
         "return": lambda value: value,
+        "is_increment": lambda: False,  # increments: tests/incremental
     }
     module = environment.from_string(MACRO.read_text()).module
     return module.windowed_state("events", keys=["key"], windows=WINDOWS)
