@@ -48,7 +48,7 @@ def service(run_dir: Path) -> Iterator[Running]:
         yield made
 
 
-@pytest.fixture(scope="package")  # not longer: other tests start one of their own
+@pytest.fixture(scope="module")  # not longer: other tests start one of their own
 def browser() -> Iterator[Browser]:
     """The system's Chromium. In CI it must be there; elsewhere these tests are skipped without."""
     if not CHROMIUM.exists():
