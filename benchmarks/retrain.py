@@ -35,8 +35,9 @@ import typer
 from scipy.special import expit, logit
 from threadpoolctl import threadpool_limits
 
-from hindcast.compare import Figure, Floats, Money, compare, day_weights, days_of, figures
+from hindcast.compare import Figure, Floats, Money, compare, days_of, figures
 from hindcast.config import Retrain, load_config
+from hindcast.resample import day_weights
 from hindcast.retrain import decide
 from training import dataset, model
 from training.console import PLAIN_HELP, console, run, step
@@ -246,7 +247,7 @@ class Year:
             self.threshold,
             self.money,
             day,
-            day_weights(len(days), 200, 0),
+            day_weights(day, 200, 0)[0],
         )
         return Cell(
             policy,

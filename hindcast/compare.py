@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from hindcast.errors import HindcastError
+from hindcast.resample import day_weights, log_losses, means, roc_auc
 
 Floats = npt.NDArray[np.float64]
 
@@ -25,6 +26,10 @@ METRICS = {
 }
 LOWER_IS_BETTER = ("log_loss",)
 NEEDED = ("predict_at", "p", "label")
+
+
+class NothingToJudgeError(HindcastError):
+    """Too few outcomes are known, or days there, to say anything of a model."""
 
 
 @dataclass(frozen=True)
@@ -80,36 +85,6 @@ class Comparison:
         return asdict(self)
 
 
-def day_weights(days: int, resamples: int, seed: int) -> Floats:
-    """How often each day is drawn: (1 + resamples, days). The first row is the data as it is."""
-    draw = np.random.default_rng(seed)
-    drawn = draw.multinomial(days, np.full(days, 1 / days), size=resamples)
-    return np.vstack([np.ones((1, days)), drawn])
-
-
-def roc_auc(label: Floats, p: Floats, day: npt.NDArray[np.intp], weights: Floats) -> Floats:
-    """ROC AUC per resample, ties counting half; NaN where one holds only one class."""
-    scores, place = np.unique(p, return_inverse=True)
-    areas = np.full(len(weights), np.nan)
-    for i, by_day in enumerate(weights):
-        weight = by_day[day]
-        true = np.bincount(place, weight * label, minlength=len(scores))
-        false = np.bincount(place, weight * (1 - label), minlength=len(scores))
-        if true.sum() and false.sum():
-            below = np.cumsum(false) - 0.5 * false
-            areas[i] = true @ below / (true.sum() * false.sum())
-    return areas
-
-
-def mean(values: Floats, day: npt.NDArray[np.intp], weights: Floats) -> Floats:
-    """The mean over rows, per resample."""
-    days = weights.shape[1]
-    sums = np.bincount(day, values, minlength=days)
-    counts = np.bincount(day, minlength=days)
-    result: Floats = (weights @ sums) / (weights @ counts)
-    return result
-
-
 def figures(
     label: Floats,
     p: Floats,
@@ -119,13 +94,12 @@ def figures(
     weights: Floats,
 ) -> dict[str, Floats]:
     """Each of METRICS for all resamples; money is against acting on nothing."""
-    sure = np.clip(p, np.finfo(float).eps, 1 - np.finfo(float).eps)
-    loss = -np.where(label == 1, np.log(sure), np.log1p(-sure))
     saved = (p >= threshold) * (money.act_benefit * label - money.act_cost)
+    loss, money_saved = means(day, weights, log_losses(label, p), saved)
     return {
         "roc_auc": roc_auc(label, p, day, weights),
-        "log_loss": mean(loss, day, weights),
-        "saved_per_1000": 1000 * mean(saved, day, weights),
+        "log_loss": loss,
+        "saved_per_1000": 1000 * money_saved,
     }
 
 
@@ -145,16 +119,19 @@ def compare(
     `thresholds` are the champion's and the challenger's; days are those of `zone`.
 
     Raises:
-        HindcastError: a frame lacks a column, the rows are not the same, or have no two classes.
+        HindcastError: a frame lacks a column, or the rows are not the same.
+        NothingToJudgeError: they are of fewer than two days, or have no two classes.
     """
     both = paired(champion, challenger)
     if both.empty:
-        raise HindcastError("no outcome of the days to be judged is known yet; judge later")
+        raise NothingToJudgeError("no outcome of the days to be judged is known yet; judge later")
     day, days = days_of(both["predict_at"], zone)
-    weights = day_weights(len(days), resamples, seed)
+    if len(days) < 2:
+        raise NothingToJudgeError(f"outcomes are known of one day only, {days[0]}; judge later")
+    weights, _ = day_weights(day, resamples, seed)
     label = np.asarray(both["label"], dtype="float64")
     if not 0 < label.sum() < len(label):
-        raise HindcastError(
+        raise NothingToJudgeError(
             f"all {len(label):,} outcomes from {days[0]} to {days[-1]} are the same, so nothing "
             "can be told of a model; judge more days"
         )
@@ -182,18 +159,21 @@ def auc_alone(scores: pd.DataFrame, zone: str, *, resamples: int = 1000, seed: i
     """The ROC AUC of one model's scores, with the interval of the same bootstrap.
 
     Raises:
-        HindcastError: the scores lack a column, or have no two classes.
+        HindcastError: the scores lack a column.
+        NothingToJudgeError: they are of fewer than two days, or have no two classes.
     """
     require(scores)
     known = scores[scores["label"].notna()]
     label = np.asarray(known["label"], dtype="float64")
     if not 0 < label.sum() < len(label):
-        raise HindcastError(
+        raise NothingToJudgeError(
             f"the {len(label):,} outcomes known of the days to be judged are not of two kinds, so "
             "there is no ROC AUC; judge more days"
         )
     day, days = days_of(known["predict_at"], zone)
-    weights = day_weights(len(days), resamples, seed)
+    if len(days) < 2:
+        raise NothingToJudgeError(f"outcomes are known of one day only, {days[0]}; judge later")
+    weights, _ = day_weights(day, resamples, seed)
     return Figure.of(roc_auc(label, known["p"].to_numpy(), day, weights), len(days))
 
 

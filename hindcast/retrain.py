@@ -22,7 +22,14 @@ import pandas as pd
 
 from hindcast import champion, tracking
 from hindcast.champion import Champion, Model
-from hindcast.compare import Comparison, Figure, Money, auc_alone, compare
+from hindcast.compare import (
+    Comparison,
+    Figure,
+    Money,
+    NothingToJudgeError,
+    auc_alone,
+    compare,
+)
 from hindcast.config import ProjectConfig, Retrain, utc_text
 from hindcast.errors import HindcastError
 from hindcast.loop import environment
@@ -224,7 +231,11 @@ class _Retraining:
         self.tell("has the champion decayed?")
         with tempfile.TemporaryDirectory() as scratch:
             scores = self.scores(now.model, first, until, Path(scratch) / "champion.parquet")
-        auc = auc_alone(scores, self.rule.time_zone, resamples=self.rule.resamples)
+        try:
+            auc = auc_alone(scores, self.rule.time_zone, resamples=self.rule.resamples)
+        except NothingToJudgeError as reason:
+            self.tell(f"whether it has decayed cannot be told yet: {reason}")
+            return None
         fallen = decayed(auc, self.reference(now.model), self.rule)
         if not fallen and not self.dry_run:
             champion.note(

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from training.evaluate import Estimate, day_sums, means
+from hindcast.resample import day_sums, means
+from training.evaluate import Estimate
 from training.settings import Settings
 
 BATCH = 1_000

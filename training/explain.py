@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hindcast.resample import bins_of_equal_size, day_weights
 from training import cost, dependence, slices
 from training.dataset import Dataset, Records
 from training.dependence import Dependence
-from training.evaluate import Evaluation, bins_of_equal_size, day_weights
+from training.evaluate import Evaluation
 from training.model import ScoringModel, design
 from training.settings import Settings
 from training.slices import GroupTest, Slice

@@ -17,10 +17,11 @@ from matplotlib.axes import Axes
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
+from hindcast.resample import day_weights, log_losses, means, roc_auc
 from training import pictures, report
 from training.console import console, step
 from training.dataset import Column, Dataset, open_store, spine_sql
-from training.evaluate import Estimate, day_weights, log_losses, means, roc_auc
+from training.evaluate import Estimate
 from training.model import design, trees
 from training.settings import Settings
 

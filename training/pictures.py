@@ -12,15 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from training.evaluate import (
-    Estimate,
-    Evaluation,
-    Importance,
-    bins_of_equal_size,
-    day_weights,
-    means,
-    savings,
-)
+from hindcast.resample import bins_of_equal_size, day_weights, means
+from training.evaluate import Estimate, Evaluation, Importance, savings
 from training.settings import Settings
 
 COLOURS = ["#0b6e99", "#d9730d", "#7a8b99", "#b8b8b8"]

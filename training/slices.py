@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from training.evaluate import Estimate, day_sums, means, months_of, roc_auc
+from hindcast.resample import day_sums, means, roc_auc
+from training.evaluate import Estimate, months_of
 
 MEASURES = {
     "ranking": "ROC AUC",

@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_limits
 from hindcast.audit.points import in_memory
 from hindcast.audit.published import PREDICT_AT, Published
 from hindcast.errors import HindcastError
+from hindcast.resample import day_weights, roc_auc
 from hindcast.sql import quote
 
 Floats = npt.NDArray[np.float64]
@@ -50,6 +51,13 @@ class Interval:
     value: float
     low: float
     high: float
+
+    @classmethod
+    def of(cls, resampled: Floats) -> Interval:
+        """The figure as it is, which comes first, and the middle of what resampling gave."""
+        outside = (1 - CONFIDENCE) / 2
+        low, high = np.nanquantile(resampled[1:], [outside, 1 - outside])
+        return cls(float(resampled[0]), float(low), float(high))
 
 
 @dataclass(frozen=True)
@@ -105,8 +113,7 @@ def model_test(
     rows, outcome = _sample(published, target, seed)
     rehearsal = _Rehearsal(published, rows, outcome, seed)
     tell("model: honest features")
-    honest = rehearsal.scores(rehearsal.honest)
-    auc = rehearsal.interval(rehearsal.aucs(honest), roc_auc(rehearsal.judged, honest))
+    honest = rehearsal.aucs(rehearsal.scores(rehearsal.honest))
     views = []
     for view in rehearsal.honest:
         tell(f"model: {view} with leaks of a known size")
@@ -117,32 +124,10 @@ def model_test(
         len(rehearsal.fitted),
         len(rehearsal.judged),
         rehearsal.days,
-        auc,
+        Interval.of(honest),
         tuple(views),
         rehearsal.lone(without),
     )
-
-
-def roc_auc(outcome: Floats, scores: Floats, weights: Floats | None = None) -> float:
-    """The area under the ROC curve, ties counting half; one area per row of `weights`, if given.
-
-    `outcome` is 1.0 or 0.0. The area is the chance that a row with outcome 1 has a higher score
-    than one with outcome 0 (Hanley and McNeil, 1982).
-    """
-    given = np.ones((1, len(outcome))) if weights is None else weights
-    return float(_areas(outcome, scores, given)[0])
-
-
-def _areas(outcome: Floats, scores: Floats, weights: Floats) -> Floats:
-    _, first, tied = np.unique(scores, return_index=True, return_inverse=True)
-    order = np.argsort(tied, kind="stable")
-    starts = np.searchsorted(tied[order], np.arange(len(first)))
-    positive = np.add.reduceat((weights * outcome)[:, order], starts, axis=1)
-    negative = np.add.reduceat((weights * (1 - outcome))[:, order], starts, axis=1)
-    below = np.cumsum(negative, axis=1) - negative / 2
-    pairs = positive.sum(axis=1) * negative.sum(axis=1)
-    areas: Floats = (positive * below).sum(axis=1) / pairs
-    return areas
 
 
 class _Rehearsal:
@@ -161,17 +146,14 @@ class _Rehearsal:
                 "the later third: there is nothing to learn, or to judge by"
             )
         day = at.dt.floor("D").iloc[self._judge]
-        codes, distinct = pd.factorize(day)
-        self.days = len(distinct)
+        self._weights, self._day = day_weights(day.to_numpy(), RESAMPLED, seed)
+        self.days = self._weights.shape[1]
         if len(day) < FEWEST_ROWS or self.days < FEWEST_DAYS:
             raise HindcastError(
                 f"the model test judges on the later third of the spine, here {len(day)} rows of "
                 f"{self.days} days; it needs {FEWEST_ROWS} rows and {FEWEST_DAYS} days. Leave it "
                 "out with --only replay --only scramble --only static"
             )
-        chance = np.random.default_rng(seed)
-        drawn = chance.multinomial(self.days, np.full(self.days, 1 / self.days), RESAMPLED)
-        self._weights: Floats = drawn[:, codes].astype("float64")
         self.honest = self._features(rows, None)
         self._inputs = _inputs(rows, at)
 
@@ -206,29 +188,21 @@ class _Rehearsal:
         return p
 
     def aucs(self, scores: Floats) -> Floats:
-        """ROC AUC on each resampling of the judging days."""
-        return _areas(self.judged, scores, self._weights)
-
-    def interval(self, resampled: Floats, value: float) -> Interval:
-        """The middle of what resampling gave."""
-        outside = (1 - CONFIDENCE) / 2
-        low, high = np.nanquantile(resampled, [outside, 1 - outside])
-        return Interval(value, float(low), float(high))
+        """ROC AUC of the judging rows as they are, then on each resampling of their days."""
+        return roc_auc(self.judged, scores, self._day, self._weights)
 
     def view(self, view: str, honest: Floats) -> ViewModel:
         """How small a leak of a view shows. A larger one may show less: tomorrow's weather does."""
         others = {name: frame for name, frame in self.honest.items() if name != view}
-        without = roc_auc(self.judged, self.scores(others))
+        without = float(self.aucs(self.scores(others))[0])
         place = self._rows.column_names.index("at")
         for by in LEAKS:
             later = pa.array(self._at + by, self._rows.schema.field(place).type)
             leaking = self._features(self._rows.set_column(place, "at", later), view)
-            leaked = self.scores(self.honest | leaking)
-            gain = roc_auc(self.judged, leaked) - roc_auc(self.judged, honest)
-            interval = self.interval(self.aucs(leaked) - self.aucs(honest), gain)
-            if interval.low > 0:
-                return ViewModel(view, without, by, interval)
-        return ViewModel(view, without, None, interval)
+            gain = Interval.of(self.aucs(self.scores(self.honest | leaking)) - honest)
+            if gain.low > 0:
+                return ViewModel(view, without, by, gain)
+        return ViewModel(view, without, None, gain)
 
     def lone(self, without: Mapping[str, float]) -> tuple[Lone, ...]:
         """Every feature by itself."""
@@ -253,7 +227,7 @@ class _Rehearsal:
         rates = pd.Series(self.fitted).groupby(codes[self._fit]).agg(["sum", "count"])
         rate = (rates["sum"] + 20 * mean) / (rates["count"] + 20)
         scores = pd.Series(codes[self._judge]).map(rate).fillna(mean).to_numpy(dtype="float64")
-        return roc_auc(self.judged, scores)
+        return float(roc_auc(self.judged, scores, self._day, self._weights[:1])[0])
 
 
 def _sample(published: Published, target: str, seed: int) -> tuple[pa.Table, Floats]:

@@ -25,6 +25,7 @@ from hindcast.audit.points import in_memory
 from hindcast.audit.reach import Source, ancestors, parents, sources_of
 from hindcast.config import utc_text
 from hindcast.dbt import PROJECT_FILE, ProjectSpec, load_project
+from hindcast.dbt_answer import why
 from hindcast.errors import HindcastError, MissingInputError
 from hindcast.sql import literal, quote
 
@@ -226,19 +227,8 @@ class Workshop:
             ]
         )
         if not answer.success:
-            raise HindcastError(f"dbt {verb} did not succeed: {_why(answer)}")
+            raise HindcastError(f"dbt {verb} did not succeed: {why(answer)}")
         return answer.result
-
-
-def _why(answer: Any) -> str:
-    if answer.exception is not None:
-        return str(answer.exception)
-    failed = [
-        f"{result.node.name}: {result.message}"
-        for result in getattr(answer.result, "results", [])
-        if str(result.status) in ("error", "fail", "runtime error")
-    ]
-    return "\n".join(failed) or "see its message above"
 
 
 def _own_profile(project_dir: Path, warehouse: Path) -> dict[str, Any]:

@@ -38,6 +38,10 @@ def main() -> None:
     """Point-in-time-correct features from one definition. Run at a project's root."""
 
 
+def _tell(error: HindcastError) -> None:
+    Console(stderr=True).print(f"hindcast: {error}", style="red", markup=False, soft_wrap=True)
+
+
 def refuses_politely(verb: Callable[..., None]) -> Callable[..., None]:
     """Turn a HindcastError of a verb into its message and exit code 1."""
 
@@ -46,9 +50,7 @@ def refuses_politely(verb: Callable[..., None]) -> Callable[..., None]:
         try:
             verb(*args, **kwargs)
         except HindcastError as error:
-            Console(stderr=True).print(
-                f"hindcast: {error}", style="red", markup=False, soft_wrap=True
-            )
+            _tell(error)
             raise typer.Exit(1) from None
 
     return wrapped
@@ -65,9 +67,7 @@ def judges(verb: Callable[..., None]) -> Callable[..., None]:
         try:
             verb(*args, **kwargs)
         except HindcastError as error:
-            Console(stderr=True).print(
-                f"hindcast: {error}", style="red", markup=False, soft_wrap=True
-            )
+            _tell(error)
             raise typer.Exit(2) from None
         except (typer.Exit, typer.Abort, click.ClickException):
             raise

@@ -23,6 +23,7 @@ from typing import IO, Any
 
 import click
 
+from hindcast.dbt_answer import why
 from hindcast.errors import HindcastError
 
 QUIET = {
@@ -150,7 +151,7 @@ class Inside:
         finally:
             _let_go()
         if not answer.success:
-            raise CommandError(f"`dbt {' '.join(words)}`: {_why(answer)}"[:_TOLD])
+            raise CommandError(f"`dbt {' '.join(words)}`: {why(answer)}"[:_TOLD])
 
 
 def _let_go() -> None:
@@ -161,17 +162,6 @@ def _let_go() -> None:
     if environment is not None:
         environment.close()
         DuckDBConnectionManager.close_all_connections()
-
-
-def _why(answer: Any) -> str:
-    if answer.exception is not None:
-        return str(answer.exception)
-    failed = [
-        f"{result.node.name}: {result.message}"
-        for result in getattr(answer.result, "results", [])
-        if str(result.status) in ("error", "fail", "runtime error")
-    ]
-    return "\n".join(failed) or "a step did not succeed"
 
 
 def _feast(words: list[str]) -> None:

@@ -13,7 +13,6 @@ difference fails and a short replay, whose noise is large, cannot turn into a pr
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +26,7 @@ import pyarrow.parquet as pq
 from hindcast.errors import HindcastError
 from hindcast.parity import LOG_TIME
 from hindcast.replay.ticks import PARITY, Notebook, log_files
+from hindcast.resample import calibration_error, day_weights, log_losses, means, roc_auc
 from hindcast.sql import quote
 
 RESAMPLES = 1_000
@@ -106,6 +106,7 @@ class Outcome:
             and not self.wrong
             and not self.unserved
             and not self.disagree
+            and self.predictions > 0
             and not any(trend.grows for trend in self.growth if trend.is_judged)
         )
 
@@ -119,66 +120,38 @@ class Outcome:
         return found | {"passed": self.passed}
 
 
-def roc_auc(late: Floats, p: Floats) -> float:
-    """Area under the ROC curve; NaN where only one class is there."""
-    from scipy.stats import rankdata
-
-    positives = late.sum()
-    negatives = len(late) - positives
-    if not positives or not negatives:
-        return float("nan")
-    ranks = rankdata(p)[late == 1].sum()
-    return float((ranks - positives * (positives + 1) / 2) / (positives * negatives))
-
-
-def log_loss(late: Floats, p: Floats) -> float:
-    """Mean negative log likelihood, in nats."""
-    p = np.clip(p, 1e-15, 1 - 1e-15)
-    return float(-np.mean(late * np.log(p) + (1 - late) * np.log(1 - p)))
-
-
-def calibration_error(late: Floats, p: Floats) -> float:
-    """Mean distance of forecast and share that came true, in ten bins of equal size."""
-    parts = np.array_split(np.argsort(p, kind="stable"), BINS)
-    gaps = [abs(late[part].mean() - p[part].mean()) * len(part) for part in parts if len(part)]
-    return float(sum(gaps) / len(p))
-
-
-FIGURES: dict[str, Callable[[Floats, Floats], float]] = {
-    "ROC AUC": roc_auc,
-    "log loss": log_loss,
-    "calibration error": calibration_error,
-}
+def measured(
+    late: Floats, p: Floats, position: npt.NDArray[Any], weights: Floats
+) -> dict[str, Floats]:
+    """Every figure for all resamples of days, the first being the data as it is."""
+    return {
+        "ROC AUC": roc_auc(late, p, position, weights),
+        "log loss": means(position, weights, log_losses(late, p))[0],
+        "calibration error": calibration_error(late, p, position, weights, BINS),
+    }
 
 
 def compare(
     late: Floats, live: Floats, offline: Floats, day: npt.NDArray[Any], seed: int = 0
 ) -> tuple[Figure, ...]:
     """Every figure of both, with intervals by drawing whole days."""
-    draw = np.random.default_rng(seed)
-    rows = [np.flatnonzero(day == each) for each in np.unique(day)]
-    drawn: dict[str, list[tuple[float, float]]] = {name: [] for name in FIGURES}
-    for _ in range(RESAMPLES):
-        some = np.concatenate([rows[i] for i in draw.integers(0, len(rows), len(rows))])
-        for name, measure in FIGURES.items():
-            drawn[name].append(
-                (measure(late[some], live[some]), measure(late[some], offline[some]))
-            )
+    weights, position = day_weights(day, RESAMPLES, seed)
+    ours = measured(late, live, position, weights)
+    theirs = measured(late, offline, position, weights)
     found = []
-    for name, measure in FIGURES.items():
-        both = np.array(drawn[name])
-        own = np.nanpercentile(both[:, 1], [2.5, 97.5])
-        apart = np.nanpercentile(both[:, 0] - both[:, 1], [2.5, 97.5])
+    for name, off in theirs.items():
+        apart = ours[name] - off
+        own = np.nanpercentile(off[1:], [2.5, 97.5])
+        spread = np.nanpercentile(apart[1:], [2.5, 97.5])
         noise = float(own[1] - own[0]) / 2
-        at, off = measure(late, live), measure(late, offline)
         found.append(
             Figure(
                 name,
-                at,
-                Interval(off, *map(float, own)),
-                Interval(at - off, *map(float, apart)),
+                float(ours[name][0]),
+                Interval(float(off[0]), *map(float, own)),
+                Interval(float(apart[0]), *map(float, spread)),
                 noise,
-                bool(np.abs(apart).max() <= noise),
+                bool(np.abs(spread).max() <= noise),
             )
         )
     return tuple(found)

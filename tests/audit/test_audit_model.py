@@ -6,15 +6,10 @@ import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
 from benchmarks.leaks import ROOT, run
-from hindcast.audit.model import roc_auc
 from hindcast.cli import app
 
 SHOP = Path(__file__).parent / "shop"
@@ -142,17 +137,3 @@ def test_a_target_that_is_not_there_is_asked_for(tmp_path, honest, target, says)
     done = CliRunner().invoke(app, ["audit", "--project", str(root), "--only", "model"])
     assert done.exit_code == 1
     assert says in done.stderr
-
-
-@given(
-    st.lists(
-        st.tuples(st.booleans(), st.integers(0, 5), st.integers(1, 4)), min_size=2, max_size=40
-    ).filter(lambda rows: 0 < sum(row[0] for row in rows) < len(rows))
-)
-def test_the_area_is_that_of_scikit_learn_with_ties_and_weights(rows):
-    outcome, scores, weights = (
-        np.array(column, dtype="float64") for column in zip(*rows, strict=True)
-    )
-    assert roc_auc(outcome, scores) == pytest.approx(roc_auc_score(outcome, scores))
-    weighted = roc_auc(outcome, scores, weights[np.newaxis])
-    assert weighted == pytest.approx(roc_auc_score(outcome, scores, sample_weight=weights))

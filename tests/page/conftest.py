@@ -1,6 +1,5 @@
 """The small project of the training tests behind a real service, and a real browser before it."""
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,22 +7,12 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "training"))
+sys.path.append(str(Path(__file__).parents[1] / "running"))
 
 from page_browser import DESKTOP, Running, Tab, running, tabs
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
+from running_web import chromium
 from training_project import make_project
-
-CHROMIUM = Path("/usr/bin/chromium")
-QUIET = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(scope="session")
@@ -50,16 +39,8 @@ def service(run_dir: Path) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")  # not longer: other tests start one of their own
 def browser() -> Iterator[Browser]:
-    """The system's Chromium. In CI it must be there; elsewhere these tests are skipped without."""
-    if not CHROMIUM.exists():
-        needed = f"{CHROMIUM} is not installed; `apt-get install chromium` brings it"
-        if os.environ.get("CI"):
-            pytest.fail(needed)
-        pytest.skip(needed)
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=QUIET)
-        yield chromium
-        chromium.close()
+    with chromium() as made:
+        yield made
 
 
 @pytest.fixture

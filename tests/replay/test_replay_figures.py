@@ -4,12 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
-from sklearn.metrics import log_loss as sklearn_log_loss
-from sklearn.metrics import roc_auc_score
 
 from hindcast.errors import HindcastError
 from hindcast.replay.commands import filled
-from hindcast.replay.figures import calibration_error, compare, growth, log_loss, roc_auc
+from hindcast.replay.figures import compare, growth
 from hindcast.replay.room import Plan
 
 DAYS, A_DAY = 14, 300
@@ -23,20 +21,6 @@ def flights():
     weather = np.repeat(draw.normal(0, 0.7, DAYS), A_DAY)
     p = 1 / (1 + np.exp(-(draw.normal(-1, 1.2, len(day)) + weather)))
     return (draw.random(len(day)) < p).astype(float), p, day
-
-
-def test_area_and_log_loss_are_those_of_scikit_learn(flights):
-    late, p, _ = flights
-    coarse = np.round(p, 1).clip(0.05, 0.95)  # with ties
-    for scores in (p, coarse):
-        assert roc_auc(late, scores) == pytest.approx(roc_auc_score(late, scores), abs=1e-12)
-        assert log_loss(late, scores) == pytest.approx(sklearn_log_loss(late, scores), abs=1e-12)
-
-
-def test_calibration_error_is_the_bias_of_a_forecast_that_is_off_by_a_constant(flights):
-    late, p, _ = flights
-    assert calibration_error(late, p) < 0.02
-    assert calibration_error(late, np.minimum(p + 0.2, 1.0)) > 0.15
 
 
 def test_scores_that_differ_by_a_little_noise_agree(flights):

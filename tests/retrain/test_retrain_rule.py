@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from hindcast.compare import Figure, Money, auc_alone, compare, day_weights, roc_auc
+from hindcast.compare import Figure, Money, NothingToJudgeError, auc_alone, compare
 from hindcast.config import Retrain
 from hindcast.errors import HindcastError
+from hindcast.resample import day_weights, roc_auc
 from hindcast.retrain import Periods, decide
 
 ZONE = "America/New_York"
@@ -60,7 +61,7 @@ def test_the_figures_are_those_of_scikit_learn_and_a_resample_is_the_days_drawn_
     assert told.gain["roc_auc"].value > 0 and told.gain["log_loss"].value > 0
 
     day = np.arange(21).repeat(80)
-    weights = day_weights(21, 5, seed=3)
+    weights, _ = day_weights(day, 5, seed=3)
     y, p = champion["label"].astype(float).to_numpy(), champion["p"].to_numpy()
     for area, by_day in zip(roc_auc(y, p, day, weights), weights, strict=True):
         times = by_day[day].astype(int)
@@ -107,6 +108,19 @@ def test_a_decayed_champion_does_not_give_way_to_a_worse_one():
     told = judged(3, (0.5, 0.3))
     assert told.gain["roc_auc"].value < 0
     assert not decide(told, Figure(0.99, 0.98, 1.0), RULE).promote
+
+
+@pytest.mark.parametrize("known", [0, 1])
+def test_outcomes_of_fewer_than_two_days_judge_nobody(known: int):
+    champion, challenger = days(1, (0.4, 0.7))
+    for scores in (champion, challenger):
+        scores.loc[
+            scores["predict_at"] >= scores["predict_at"].min() + pd.Timedelta(days=known), "label"
+        ] = None
+    with pytest.raises(NothingToJudgeError):
+        auc_alone(champion, ZONE)
+    with pytest.raises(NothingToJudgeError):
+        compare(champion, challenger, (0.25, 0.25), MONEY, ZONE)
 
 
 def test_outcomes_that_are_not_known_yet_judge_nobody():

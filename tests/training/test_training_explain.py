@@ -11,8 +11,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from training_project import Project
 
+from hindcast.resample import day_weights
 from training import cost, dataset, dependence, explain, model, report, run, words
-from training.evaluate import Estimate, day_weights, evaluate
+from training.evaluate import Estimate, evaluate
 from training.pictures_explained import whole_thousand
 from training.settings import Settings
 

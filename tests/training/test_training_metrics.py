@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
 
+from hindcast import resample
 from training import evaluate
 
 
@@ -24,7 +25,7 @@ def test_each_metric_is_scikit_learns_on_the_data_and_on_every_resample(
     seed: int, ties: bool
 ) -> None:
     late, p, day = sample(seed, 400, ties)
-    weights, position = evaluate.day_weights(day, 20, seed)
+    weights, position = resample.day_weights(day, 20, seed)
     ours = evaluate.all_metrics(late, p, position, weights, bins=10)
     for i, row in enumerate(weights):
         w = row[position]
@@ -36,12 +37,12 @@ def test_each_metric_is_scikit_learns_on_the_data_and_on_every_resample(
 
 def test_the_bootstrap_draws_whole_days_as_many_as_there_are() -> None:
     day = np.array([5, 5, 5, 9, 9, 30])
-    weights, position = evaluate.day_weights(day, 200, seed=1)
+    weights, position = resample.day_weights(day, 200, seed=1)
     assert weights.shape == (201, 3)
     assert (weights[0] == 1).all()
     assert (weights.sum(axis=1) == 3).all()
     np.testing.assert_array_equal(position, [0, 0, 0, 1, 1, 2])
-    (flights,) = (weights @ evaluate.day_sums(position, 3, np.ones(6))).T
+    (flights,) = (weights @ resample.day_sums(position, 3, np.ones(6))).T
     assert set(flights) <= {3 * a + 2 * b + c for a in range(4) for b in range(4) for c in range(4)}
 
 
@@ -51,8 +52,8 @@ def test_days_that_differ_widen_the_interval_that_single_flights_would_give() ->
     late = (draw.random(3000) < np.repeat(draw.random(30), 100)).astype(float)
     width = {}
     for name, unit in (("days", day), ("flights", np.arange(3000))):
-        weights, position = evaluate.day_weights(unit, 300, seed=0)
-        share = evaluate.Estimate.of(evaluate.means(position, weights, late)[0])
+        weights, position = resample.day_weights(unit, 300, seed=0)
+        share = evaluate.Estimate.of(resample.means(position, weights, late)[0])
         width[name] = share.high - share.low
     assert width["days"] > 3 * width["flights"]
 
@@ -65,15 +66,15 @@ def test_the_interval_is_the_middle_95_percent_of_the_resamples() -> None:
 def test_calibration_error_by_hand() -> None:
     p = np.array([0.1, 0.1, 0.4, 0.4])
     late = np.array([0.0, 1.0, 0.0, 0.0])
-    weights, position = evaluate.day_weights(np.array([0, 0, 1, 1]), 0, seed=0)
+    weights, position = resample.day_weights(np.array([0, 0, 1, 1]), 0, seed=0)
     # two bins of two flights: |0.5 - 0.1| and |0.0 - 0.4|
-    error = evaluate.calibration_error(late, p, position, weights, bins=2)
+    error = resample.calibration_error(late, p, position, weights, bins=2)
     assert error[0] == pytest.approx(0.4)
 
 
 def test_gains_are_paired_and_above_zero_when_the_first_is_better() -> None:
     late, p, day = sample(0, 500, ties=False)
-    weights, position = evaluate.day_weights(day, 50, seed=0)
+    weights, position = resample.day_weights(day, 50, seed=0)
     noise = np.random.default_rng(9).random(500)
     figures, gains = evaluate.compare(
         late, {"model": p, "same": p, "noise": noise}, position, weights, 10
@@ -114,7 +115,7 @@ def test_no_threshold_costs_less_than_the_chosen_one(
 def test_a_decision_by_hand() -> None:
     late = np.array([1.0, 0.0, 1.0, 0.0, 0.0])
     p = np.array([0.9, 0.8, 0.2, 0.1, 0.1])
-    weights, position = evaluate.day_weights(np.arange(5), 10, seed=0)
+    weights, position = resample.day_weights(np.arange(5), 10, seed=0)
     decision, _ = evaluate.decide(late, p, 0.5, position, weights, 200, 800)
     assert decision.precision.value == 0.5
     assert decision.recall.value == 0.5
@@ -128,7 +129,7 @@ def test_only_what_the_model_uses_is_important_and_views_are_shuffled_whole() ->
     frame = pd.DataFrame({"used": draw.random(2000), "unused": draw.random(2000)})
     frame["twin"] = frame["used"]
     late = (draw.random(2000) < frame["used"]).astype(float).to_numpy()
-    weights, position = evaluate.day_weights(np.arange(2000) % 20, 30, seed=0)
+    weights, position = resample.day_weights(np.arange(2000) % 20, 30, seed=0)
     seen = []
 
     def predict(inputs: pd.DataFrame) -> np.ndarray:

@@ -6,8 +6,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
+from hindcast.resample import day_weights
 from training import slices
-from training.evaluate import day_weights
 
 GROUP = "Carrier"
 N, DAYS = 3000, 40
