@@ -219,6 +219,8 @@ class Replay(_Strict):
     """Columns of the log, of the spine and of {out} that tell one prediction from another."""
     label: str
     """The spine's column that says what came true."""
+    known_at: str
+    """The spine's column that says when that was known."""
     score: str = "score"
     faults: Faults | None = None
 

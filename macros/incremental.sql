@@ -24,6 +24,8 @@
     {% do run_query('create table if not exists ' ~ notes ~ '.project (fingerprint varchar)') %}
     {% do run_query('create table if not exists ' ~ notes ~ '.unpublished (source_name varchar, '
         ~ 'changed_from timestamptz)') %}
+    {% do run_query('create table if not exists ' ~ notes ~ '.untested (source_name varchar, '
+        ~ 'changed_from timestamptz)') %}
     {% do run_query('create table if not exists ' ~ notes ~ '.published (snapshot_id varchar)') %}
     {% set fingerprint = project_fingerprint() %}
     {% set known = run_query("select 1 from " ~ notes ~ ".project where fingerprint = '"
@@ -87,7 +89,7 @@ select 1
 {% macro increments_are_noted() %}
     {{ return(not var('as_of', none) and not var('as_of_world', none) and run_query(
         "select 1 from duckdb_tables() where database_name = current_database() "
-        ~ "and schema_name = '" ~ notes_schema() ~ "' and table_name = 'published'") | length == 1) }}
+        ~ "and schema_name = '" ~ notes_schema() ~ "' and table_name = 'untested'") | length == 1) }}
 {% endmacro %}
 
 

@@ -15,19 +15,17 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow.parquet as pq
 
 from hindcast.errors import HindcastError
-from hindcast.parity import LOG_TIME
-from hindcast.replay.ticks import PARITY, Notebook, log_files
+from hindcast.replay.ticks import OWN, Notebook
 from hindcast.resample import calibration_error, day_weights, log_losses, means, roc_auc
-from hindcast.sql import quote
 
 RESAMPLES = 1_000
 BINS = 10
@@ -85,6 +83,9 @@ class Outcome:
     median_s: float
     predictions: int
     outcomes_known: int
+    """Predictions that were scored at the tick at which their outcome was known."""
+    outcomes_corrected: int
+    """Of those, the ones whose outcome was another at the end."""
     compared: int
     wrong: int
     figures: tuple[Figure, ...]
@@ -196,6 +197,13 @@ class Judge:
         self.loop, self.notebook = loop, loop.notebook
         self.room, self.plan, self.section = loop.room, loop.plan, loop.section
 
+    @cached_property
+    def store(self) -> Any:
+        """The copy's feature store."""
+        from feast import FeatureStore
+
+        return FeatureStore(repo_path=str(self.room.config.feature_repo))
+
     def outcome(self) -> Outcome:
         """Everything. Raises HindcastError where nothing was served, or a column is not there."""
         from hindcast.replay.commands import filled
@@ -204,7 +212,9 @@ class Judge:
         self.loop.inside.run(
             filled(self.section.offline, self.plan.placeholders(self.plan.end, out))
         )
-        served = self.served()
+        served = self.loop.outcomes.served(self.store)
+        if served.empty:
+            raise HindcastError("no tick served anything: the log of the service is empty")
         both = served.merge(
             pd.read_parquet(out)[[*self.section.row, "score"]],
             on=[*self.section.row],
@@ -217,9 +227,9 @@ class Judge:
         both = both[both["_merge"] == "both"]
         if both.empty:
             raise HindcastError("nothing was served that the offline command scored too")
-        told = both.merge(self.labels(), on=[*self.section.row], how="left", validate="one_to_one")
-        known = told[told["label"].notna()]
-        late = np.asarray(known["label"].astype("float64"), np.float64)
+        arrived = self.loop.outcomes.frame()[["row_key", "label"]]
+        known = self.loop.outcomes.keyed(both).merge(arrived, on="row_key", validate="one_to_one")
+        late = np.asarray(known["label"], np.float64)
         day = known["predict_at"].dt.floor("D").to_numpy() if len(known) else np.array([])
         figures = (
             compare(
@@ -232,35 +242,6 @@ class Judge:
             else ()
         )
         return self._summed(served, len(known), unserved, figures)
-
-    def served(self) -> pd.DataFrame:
-        """What was served, one row a prediction: one served again is the same again."""
-        from feast import FeatureStore
-
-        store = FeatureStore(repo_path=str(self.room.config.feature_repo))
-        columns = [*self.section.row, self.section.score, LOG_TIME]
-        parts = [
-            pq.read_table(file, columns=columns).to_pandas()
-            for file in log_files(store, self.room.config)
-        ]
-        if not parts:
-            raise HindcastError("no tick served anything: the log of the service is empty")
-        rows = pd.concat(parts, ignore_index=True).rename(columns={self.section.score: "score"})
-        in_plan = (rows[LOG_TIME] >= self.plan.start) & (rows[LOG_TIME] < self.plan.end)
-        return pd.DataFrame(rows[in_plan]).drop_duplicates([*self.section.row], keep="last")
-
-    def labels(self) -> pd.DataFrame:
-        """What came true, by the published spine; NULL: not known yet, or never."""
-        from feast import FeatureStore
-
-        from hindcast.offline_store import query
-
-        store = FeatureStore(repo_path=str(self.room.config.feature_repo))
-        columns = ", ".join(map(quote, self.section.row))
-        return query(  # type: ignore[no-any-return]
-            store.config,
-            f"select {columns}, {quote(self.section.label)} as label from {self.room.config.spine}",
-        ).to_pandas()
 
     def _summed(
         self, served: pd.DataFrame, known: int, unserved: int, figures: tuple[Figure, ...]
@@ -292,6 +273,7 @@ class Judge:
             median_s=float(ticks["seconds"].median()),
             predictions=len(served),
             outcomes_known=known,
+            outcomes_corrected=self.loop.outcomes.corrected(self.store, self.plan.end),
             compared=int(ticks["compared"].sum()),
             wrong=int(ticks["wrong"].sum()),
             figures=figures,
@@ -302,13 +284,10 @@ class Judge:
 
     def _history_days(self, first: datetime) -> float:
         """Days of history at the start, by the oldest prediction of the spine."""
-        from feast import FeatureStore
-
         from hindcast.offline_store import query
 
-        store = FeatureStore(repo_path=str(self.room.config.feature_repo))
         oldest = query(
-            store.config, f"select min(predict_at) as oldest from {self.room.config.spine}"
+            self.store.config, f"select min(predict_at) as oldest from {self.room.config.spine}"
         )["oldest"][0].as_py()
         return float((self.plan.start - oldest.astimezone(UTC)) / timedelta(days=1))
 
@@ -339,7 +318,7 @@ def by_step(notebook: Notebook) -> pd.DataFrame:
         "select tick_at, step, s.seconds, s.cpu_seconds from replay_steps as s "
         "join replay_ticks using (tick_at) where attempt = attempts order by started_at"
     ).to_pandas()
-    return steps[steps["step"] != PARITY]
+    return steps[~steps["step"].isin(OWN)]
 
 
 def folder_of(project_dir: Path, name: str) -> Path:

@@ -46,7 +46,8 @@ class _Watcher:
         self.progress.update(self.task, advance=1)
         if not self.progress.console.is_terminal:
             self.progress.console.print(
-                f"{utc_text(tick.at)}: {tick.predictions} predictions in {tick.seconds:.1f} s",
+                f"{utc_text(tick.at)}: {tick.predictions} predictions, {tick.outcomes} outcomes, "
+                f"{tick.seconds:.1f} s",
                 highlight=False,
             )
         if tick.wrong:

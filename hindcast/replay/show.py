@@ -61,7 +61,9 @@ def show(outcome: Outcome, console: Console) -> None:
     """The tables and sentences."""
     from rich.table import Table
 
-    table = Table(title=f"live against offline, {outcome.outcomes_known:,} outcomes known")
+    table = Table(
+        title=f"live against offline, {outcome.outcomes_known:,} outcomes, scored as they arrived"
+    )
     for name in ("figure", "live", "offline", "live - offline", "noise", ""):
         table.add_column(name, justify="left" if name in ("figure", "") else "right")
     for each in outcome.figures:

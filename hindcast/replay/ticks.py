@@ -1,4 +1,5 @@
-"""The loop: tick after tick the project's steps, then parity over what was just served.
+"""The loop: tick after tick the project's steps, then parity over what was just served, and the
+outcomes that arrived.
 
 A tick is done, or it is tried again from its first step; every step is such that doing it again
 does no harm. What is done is written down after each tick, so a replay that was killed goes on
@@ -19,15 +20,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hindcast import records
-from hindcast.config import ProjectConfig, Step
+from hindcast.config import Step
 from hindcast.errors import HindcastError
 from hindcast.parity import AS_OF, LOG_TIME, Parity, compare_rows
 from hindcast.replay.commands import Inside, filled
+from hindcast.replay.outcomes import Outcomes, log_files
 from hindcast.replay.room import Plan, Room
-from hindcast.sources import absolute
 
-PARITY = "parity"
-"""The step that is the replay's own; its seconds are not the tick's."""
+PARITY, OUTCOMES = "parity", "outcomes"
+OWN = (PARITY, OUTCOMES)
+"""The steps that are the replay's own; their seconds are not the tick's."""
 ATTEMPTS = 15
 _TABLES = """
 create table if not exists replay_steps (
@@ -37,7 +39,7 @@ create table if not exists replay_steps (
 create table if not exists replay_ticks (
     tick_at timestamptz primary key, finished_at timestamptz, seconds double, cpu_seconds double,
     attempts integer, snapshot varchar, predictions bigint, compared bigint, wrong bigint,
-    raw_bytes bigint, elapsed_seconds double, is_first boolean
+    raw_bytes bigint, elapsed_seconds double, is_first boolean, outcomes bigint
 );
 create table if not exists replay_prepared (prepared_at timestamptz);
 """
@@ -69,6 +71,7 @@ class Tick:
     predictions: int = 0
     compared: int = 0
     wrong: int = 0
+    outcomes: int = 0
     snapshot: str | None = None
     raw_bytes: int = 0
     parity: Parity | None = None
@@ -76,7 +79,7 @@ class Tick:
     @property
     def timed(self) -> list[Ran]:
         """The steps that a tick would have in production."""
-        return [ran for ran in self.steps if ran.step != PARITY]
+        return [ran for ran in self.steps if ran.step not in OWN]
 
     @property
     def seconds(self) -> float:
@@ -145,11 +148,11 @@ class Notebook:
             connection.execute("begin")
             _keep_steps(connection, tick.at, tick.attempts, tick.steps)
             connection.execute(
-                "insert into replay_ticks values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "insert into replay_ticks values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     *(tick.at, datetime.now(UTC), tick.seconds, tick.cpu_seconds, tick.attempts),
                     *(tick.snapshot, tick.predictions, tick.compared, tick.wrong, tick.raw_bytes),
-                    *(tick.elapsed, tick.is_first),
+                    *(tick.elapsed, tick.is_first, tick.outcomes),
                 ],
             )
             connection.execute("commit")
@@ -177,6 +180,7 @@ class Loop:
         assert room.config.replay is not None
         self.room, self.plan, self.inside = room, plan, inside
         self.notebook, self.gate, self.section = notebook, gate, room.config.replay
+        self.outcomes = Outcomes(room, plan)
         self._read: set[Path] = set()
         self._is_first = True
 
@@ -209,7 +213,8 @@ class Loop:
         for attempt in range(1, ATTEMPTS + 1):
             tick = Tick(at, attempt, is_first)
             if self._attempt(tick):
-                tick.elapsed = time.perf_counter() - began - tick.steps[-1].seconds
+                own = sum(ran.seconds for ran in tick.steps) - tick.seconds
+                tick.elapsed = time.perf_counter() - began - own
                 self.notebook.tick(tick)
                 self.gate.done(tick)
                 return tick
@@ -226,7 +231,9 @@ class Loop:
             command = filled(step.run, values)
             if not self._step(tick, step.name, lambda command=command: self.inside.run(command)):  # type: ignore[misc]
                 return False
-        return self._step(tick, PARITY, lambda: self._compare(tick))
+        return self._step(tick, PARITY, lambda: self._compare(tick)) and self._step(
+            tick, OUTCOMES, lambda: self._arrive(tick)
+        )
 
     def _step(self, tick: Tick, name: str, work: Callable[[], None]) -> bool:
         self.gate.before(tick.at, tick.attempts, name)
@@ -246,11 +253,9 @@ class Loop:
 
     def _compare(self, tick: Tick) -> None:
         """Hold what was served at this tick against the join at its instant."""
-        from feast import FeatureStore
-
         from hindcast import snapshot
 
-        store = FeatureStore(repo_path=str(self.room.config.feature_repo))
+        store = self._store()
         served = self._served(store, tick.at)
         published = Path(str(store.config.offline_store.published))
         here = self.room.project / self.room.config.feature_repo / published.parent
@@ -270,6 +275,15 @@ class Loop:
         tick.predictions = served.num_rows
         tick.compared, tick.wrong = tick.parity.values, tick.parity.wrong
 
+    def _arrive(self, tick: Tick) -> None:
+        """Score what was predicted, where its outcome is known by now."""
+        tick.outcomes = self.outcomes.arrive(self._store(), tick.at)
+
+    def _store(self) -> Any:
+        from feast import FeatureStore
+
+        return FeatureStore(repo_path=str(self.room.config.feature_repo))
+
     def _served(self, store: Any, at: datetime) -> pa.Table:
         """What the log has of a tick. Files are read once: each holds rows of one tick."""
         parts = []
@@ -283,19 +297,3 @@ class Loop:
             elif all(time < at for time in times):
                 self._read.add(file)
         return pa.concat_tables(parts) if parts else pa.table({AS_OF: pa.array([], pa.null())})
-
-
-def log_files(store: Any, config: ProjectConfig) -> list[Path]:
-    """The files of the service's log. Raises HindcastError if it has none by its definition."""
-    service = store.get_feature_service(config.feature_service)
-    if service.logging_config is None:
-        raise HindcastError(
-            f"feature service {config.feature_service} has no log, so nothing shows what was "
-            "served: give its exposure `log: <folder>` under meta.feature_service"
-        )
-    folder = Path(absolute(service.logging_config.destination.path, store.config))
-    return sorted(file for file in folder.rglob("*.parquet") if not _is_hidden(file, folder))
-
-
-def _is_hidden(file: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(folder).parts)

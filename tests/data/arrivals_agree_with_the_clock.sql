@@ -10,5 +10,6 @@ inner join {{ ref('int_flights') }} as flights on arrivals.flight_id = flights.f
 inner join {{ ref('stg_flights') }} as messages
     on arrivals.flight_id = messages.flight_id and messages.record_kind = 'arrived'
 where
-    strftime(timezone(flights.dest_time_zone, arrivals.event_at), '%H%M')::integer
+    {{ untested('arrivals.known_at') }}
+    and strftime(timezone(flights.dest_time_zone, arrivals.event_at), '%H%M')::integer
     != messages.arrival_hhmm % 2400

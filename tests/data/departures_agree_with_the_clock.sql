@@ -7,5 +7,6 @@ from {{ ref('int_departures') }} as departures
 inner join {{ ref('stg_flights') }} as messages
     on departures.flight_id = messages.flight_id and messages.record_kind = 'departed'
 where
-    strftime(timezone('America/New_York', departures.event_at), '%H%M')::integer
+    {{ untested('departures.known_at') }}
+    and strftime(timezone('America/New_York', departures.event_at), '%H%M')::integer
     != messages.departure_hhmm % 2400

@@ -6,4 +6,6 @@ select distinct
     messages.dest,
 from {{ ref('stg_flights') }} as messages
 left join {{ ref('int_flights') }} as flights on messages.flight_id = flights.flight_id
-where flights.scheduled_departure_at is null or flights.scheduled_arrival_at is null
+where
+    {{ untested('messages._loaded_at') }}
+    and (flights.scheduled_departure_at is null or flights.scheduled_arrival_at is null)

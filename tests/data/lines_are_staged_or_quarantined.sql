@@ -1,6 +1,6 @@
 -- Nothing is lost: lines read = rows staged + rows in quarantine, for each source. Lines are
 -- counted in the files themselves, by a way of its own; as of an instant not all of them are read.
-{{ config(enabled=not var('as_of', none)) }}
+{{ config(enabled=not var('as_of', none), tags=['whole']) }}
 {% set sources = ['flights', 'weather', 'planes', 'airports', 'airlines'] %}
 with read as (
     {% for name in sources %}

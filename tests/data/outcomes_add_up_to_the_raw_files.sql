@@ -1,6 +1,7 @@
 -- Totals tied back to the records read (and these to the raw lines by
 -- lines_are_staged_or_quarantined): every flight told of is in the spine, with one arrival line
 -- per label and one closing line per flight that was cancelled or diverted.
+{{ config(tags=['whole']) }}
 with told as (
     select
         count(distinct flight_id) as flights,

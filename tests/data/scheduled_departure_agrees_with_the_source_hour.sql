@@ -4,4 +4,6 @@ select
     scheduled_departure_at,
     scheduled_departure_hour_at,
 from {{ ref('int_flights') }}
-where date_trunc('hour', scheduled_departure_at) != scheduled_departure_hour_at
+where
+    {{ untested('known_at') }}
+    and date_trunc('hour', scheduled_departure_at) != scheduled_departure_hour_at

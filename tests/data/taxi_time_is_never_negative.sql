@@ -4,4 +4,4 @@ select
     flight_id,
     taxi_min,
 from {{ ref('int_arrivals') }}
-where taxi_min < 0
+where {{ untested('known_at') }} and taxi_min < 0

@@ -1,0 +1,126 @@
+"""Scores what was predicted when its outcome arrives: at each tick, the outcomes known since.
+
+An outcome counts as it is first told; one that is corrected later is counted, and stays as it was.
+Not for what the scores say in the end: that is `figures`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from hindcast import records
+from hindcast.config import ProjectConfig
+from hindcast.errors import HindcastError
+from hindcast.parity import LOG_TIME
+from hindcast.replay.room import Plan, Room
+from hindcast.sources import absolute
+from hindcast.sql import quote
+
+_TABLE = """
+create table if not exists replay_outcomes (
+    row_key varchar primary key, predict_at timestamptz, tick_at timestamptz, score double,
+    label double
+)
+"""
+
+
+class Outcomes:
+    """The predictions of a replay that were served, and what came true of them."""
+
+    def __init__(self, room: Room, plan: Plan) -> None:
+        """Make the table where it is not there yet."""
+        assert room.config.replay is not None
+        self.room, self.plan, self.section = room, plan, room.config.replay
+        with records.opened(room.folder) as connection:
+            connection.execute(_TABLE)
+
+    def arrive(self, store: Any, at: datetime) -> int:
+        """Score the predictions served so far whose outcome is known at `at`, and was not before.
+
+        Returns how many.
+        """
+        told = self._told(store, at)
+        with records.opened(self.room.folder) as connection:
+            known = set(connection.execute("select row_key from replay_outcomes").df()["row_key"])
+            new = told[~told["row_key"].isin(known)]
+            if len(new):
+                connection.register("new_outcomes", new)
+                connection.execute(
+                    "insert into replay_outcomes "
+                    "select row_key, predict_at, $at, score, label::double from new_outcomes",
+                    {"at": at},
+                )
+        return len(new)
+
+    def frame(self) -> pd.DataFrame:
+        """All that arrived: `row_key`, `predict_at`, `tick_at`, `score`, `label` (1 or 0)."""
+        with records.opened(self.room.folder) as connection:
+            return connection.execute("from replay_outcomes order by tick_at, row_key").df()
+
+    def corrected(self, store: Any, at: datetime) -> int:
+        """How many outcomes have become others by `at`."""
+        now = self._told(store, at).set_index("row_key")["label"].astype("float64")
+        first = self.frame().set_index("row_key")["label"]
+        return int((now.reindex(first.index) != first).sum())
+
+    def keyed(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The frame with `row_key`: the values of `replay.row` as text."""
+        text = frame[[*self.section.row]].astype(str)
+        return frame.assign(row_key=text.agg("|".join, axis=1))
+
+    def _told(self, store: Any, at: datetime) -> pd.DataFrame:
+        from hindcast.offline_store import query
+
+        served = self.served(store)
+        if served.empty:
+            return served.assign(row_key=[], label=[])
+        names = [*self.section.row, self.section.label]
+        rows = query(
+            store.config,
+            f"select {', '.join(map(quote, names))} from {self.room.config.spine} "
+            f"where {quote(self.section.label)} is not null "
+            f"and {quote(self.section.known_at)} <= timestamptz '{at.isoformat()}' "
+            f"and predict_at >= timestamptz '{self.plan.start.isoformat()}'",
+        ).to_pandas()
+        rows = rows.rename(columns={self.section.label: "label"})
+        return self.keyed(served.merge(rows, on=[*self.section.row], validate="one_to_one"))
+
+    def served(self, store: Any) -> pd.DataFrame:
+        """What was served, one row a prediction: one served again is the same again.
+
+        Raises HindcastError if the log has no such columns.
+        """
+        columns = [*dict.fromkeys([*self.section.row, "predict_at", self.section.score, LOG_TIME])]
+        try:
+            parts = [
+                pq.read_table(file, columns=columns).to_pandas()
+                for file in log_files(store, self.room.config)
+            ]
+        except ValueError as error:
+            raise HindcastError(f"the log of what was served: {error}") from error
+        if not parts:
+            return pd.DataFrame(columns=[*columns, "score"])
+        rows = pd.concat(parts, ignore_index=True).rename(columns={self.section.score: "score"})
+        in_plan = (rows[LOG_TIME] >= self.plan.start) & (rows[LOG_TIME] < self.plan.end)
+        return pd.DataFrame(rows[in_plan]).drop_duplicates([*self.section.row], keep="last")
+
+
+def log_files(store: Any, config: ProjectConfig) -> list[Path]:
+    """The files of the service's log. Raises HindcastError if it has none by its definition."""
+    service = store.get_feature_service(config.feature_service)
+    if service.logging_config is None:
+        raise HindcastError(
+            f"feature service {config.feature_service} has no log, so nothing shows what was "
+            "served: give its exposure `log: <folder>` under meta.feature_service"
+        )
+    folder = Path(absolute(service.logging_config.destination.path, store.config))
+    return sorted(file for file in folder.rglob("*.parquet") if not _is_hidden(file, folder))
+
+
+def _is_hidden(file: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)

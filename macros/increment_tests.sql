@@ -1,0 +1,76 @@
+{#- Data tests that cost what changed: `dbt build` tests the rows that passed no tests yet.
+
+    `hindcast.untested` says, by source, from which instant on those are. A run in which every data
+    test passed empties it (those tagged `whole` excepted: they are often left out). All rows are
+    tested by `dbt test`, a first build and --full-refresh. So are they by a test whose answer for a
+    row depends on others, and in models that are not rebuilt from an instant on. -#}
+
+{#- dbt asks this what a generic test reads. -#}
+{% macro get_where_subquery(relation) -%}
+    {%- set conditions = [config.get('where')] if config.get('where') else [] -%}
+    {%- if execute and model.attached_node in graph.nodes -%}
+        {%- set tested = graph.nodes[model.attached_node] -%}
+        {%- if tested.config.get('incremental_strategy') == 'rebuild_since'
+            and looks_at_rows_alone(model.test_metadata, known_by(tested)) -%}
+            {%- do conditions.append(untested(known_by(tested))) -%}
+        {%- endif -%}
+    {%- endif -%}
+    {%- set needed = conditions | reject('equalto', 'true') | list -%}
+    {{ return('(select * from ' ~ relation ~ ' where ' ~ needed | join(' and ') ~ ') as looked_at'
+        if needed else relation) }}
+{%- endmacro %}
+
+
+{% macro known_by(node) %}
+    {{ return(node.config.get('meta', {}).get('known_by', 'known_at')) }}
+{% endmacro %}
+
+
+{#- Whether what a test says of a row needs no row known at another time. One that asks whether a
+    combination is unique does not, if that time is a part of it. -#}
+{% macro looks_at_rows_alone(test, known_by) %}
+    {{ return(test.name in ('not_null', 'accepted_values', 'relationships')
+        or known_by in (test.kwargs.get('columns') or [])) }}
+{% endmacro %}
+
+
+{#- A condition for tests: `column` is at or after the instant from which rows are untested. -#}
+{% macro untested(column) -%}
+    {%- set instant = untested_from() -%}
+    {{ return('true' if instant == '-infinity' else 'false' if instant is none
+        else column ~ " >= timestamptz '" ~ instant ~ "'") }}
+{%- endmacro %}
+
+
+{% macro untested_from() %}
+    {% if not execute or flags.WHICH != 'build' or flags.FULL_REFRESH or not increments_are_noted() %}
+        {{ return('-infinity') }}
+    {% endif %}
+    {{ return(noted_from(model.unique_id, ['pending', 'untested'])) }}
+{% endmacro %}
+
+
+{#- on-run-end: what this run built is untested, unless every test passed. Comes before
+    `forget_changes`, which forgets what was built. -#}
+{% macro note_untested(results) %}
+{% if execute and flags.WHICH in ('build', 'run', 'retry', 'test') and not flags.EMPTY
+    and increments_are_noted() %}
+    {% set notes = notes_schema() %}
+    {% set passed = results | selectattr('status', 'in', ['pass', 'warn'])
+        | map(attribute='node.unique_id') | list %}
+    {% set open = [] %}
+    {% for node in graph.nodes.values()
+        if node.resource_type == 'test' and 'whole' not in node.tags and node.unique_id not in passed %}
+        {% do open.append(node.unique_id) %}
+    {% endfor %}
+    {% if open %}
+        {% do run_query('create or replace table ' ~ notes ~ '.untested as '
+            ~ 'select source_name, min(changed_from) as changed_from from ('
+            ~ 'select source_name, changed_from from ' ~ notes ~ '.pending union all '
+            ~ 'select source_name, changed_from from ' ~ notes ~ '.untested) group by all') %}
+    {% else %}
+        {% do run_query('delete from ' ~ notes ~ '.untested') %}
+    {% endif %}
+{% endif %}
+select 1
+{% endmacro %}
