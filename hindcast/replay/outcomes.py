@@ -70,8 +70,8 @@ class Outcomes:
 
     def keyed(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The frame with `row_key`: the values of `replay.row` as text."""
-        text = frame[[*self.section.row]].astype(str)
-        return frame.assign(row_key=text.agg("|".join, axis=1))
+        values = zip(*(frame[name] for name in self.section.row), strict=True)
+        return frame.assign(row_key=["|".join(map(str, each)) for each in values])
 
     def _told(self, store: Any, at: datetime) -> pd.DataFrame:
         from hindcast.offline_store import query
