@@ -11,6 +11,9 @@ one read. Otherwise rows may have come late, with an earlier time, or been corre
 snapshots published since say from when on a table changed, the run starts there, if that is
 earlier; where they do not, as far back as a row could still be served. It writes the entities that
 have changed.
+
+A view's materialization reads one snapshot from its first look to its last, and leaves that one's
+stamp, whatever is published meanwhile; a file that is replaced while it is read is read anew.
 """
 
 from __future__ import annotations
@@ -35,8 +38,15 @@ from feast.repo_config import FeastConfigBaseModel
 from pydantic import StrictStr
 from tqdm import tqdm
 
-from hindcast.offline_store import LatestRowsJob
-from hindcast.online_store import BATCH, Loaded, PackedOnlineStore, TableState, TiesError
+from hindcast.offline_store import ATTEMPTS, LatestRowsJob, ReplacedError
+from hindcast.online_store import (
+    BATCH,
+    Loaded,
+    PackedOnlineStore,
+    RemovedError,
+    TableState,
+    TiesError,
+)
 from hindcast.packed import Layout, micros
 from hindcast.snapshot import BEGINNING, END, changed_since
 from hindcast.sources import absolute
@@ -72,7 +82,13 @@ class ArrowEngine(LocalComputeEngine):  # type: ignore[misc]
             return super()._materialize_one(registry, task, **kwargs)
         job_id = f"{view.name}-{task.start_time}-{task.end_time}"
         try:
-            self._load(view, task)
+            for attempt in range(1, ATTEMPTS + 1):
+                try:
+                    self._load(view, task)
+                    break
+                except ReplacedError:
+                    if attempt == ATTEMPTS:
+                        raise
         except Exception as error:  # Feast raises it again from the job
             return LocalMaterializationJob(job_id, MaterializationJobStatus.ERROR, error)
         return LocalMaterializationJob(job_id, MaterializationJobStatus.SUCCEEDED)
@@ -90,21 +106,26 @@ class ArrowEngine(LocalComputeEngine):  # type: ignore[misc]
         elif _is_increment(view, start) and changed < start:
             needed = max(changed, servable or BEGINNING)
             start_at = None if needed == BEGINNING else needed
-        done = self._load_from(view, task, start_at, stamp, changed)
-        if done.removed and start_at is not None and start_at != servable:
+        try:
+            self._load_from(view, task, rows, start_at, stamp, changed)
+        except RemovedError:
             # what was there before a row that is gone may be earlier than the period
-            self._load_from(view, task, servable, stamp, changed)
+            self._load_from(view, task, rows, servable, stamp, changed)
 
     def _load_from(
         self,
         view: FeatureView,
         task: MaterializationTask,
+        looked_up: Any,
         start: datetime | None,
         stamp: str | None,
         changed: datetime,
-    ) -> Loaded:
-        end = _utc(task.end_time)
-        rows = self._rows(view, start or datetime(1, 1, 1, tzinfo=UTC), end)
+    ) -> None:
+        end, beginning = _utc(task.end_time), datetime(1, 1, 1, tzinfo=UTC)
+        if isinstance(looked_up, LatestRowsJob):  # of the same files, whatever is published since
+            rows = looked_up.during(start or beginning, end)
+        else:
+            rows = self._rows(view, start or beginning, end)
         before = self.online_store.materialized_from(self.repo_config, view)
         servable = end - view.ttl if view.ttl else None
         covers = start is None or bool(servable and start <= servable)
@@ -131,7 +152,7 @@ class ArrowEngine(LocalComputeEngine):  # type: ignore[misc]
                         is_whole=covers,
                     )
                     bar.set_postfix_str(_summary(done))
-                return done
+                return
             except TiesError:
                 if ties:
                     raise
@@ -237,9 +258,13 @@ def _batches(
             names = [mapping.get(name, name) for name in batch.schema.names]
             yield batch.rename_columns(names)
 
+    def whole(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        yield from named(batches)
+        rows.check_unchanged()  # before what was read is kept
+
     if isinstance(rows, LatestRowsJob):
         with rows.in_batches(BATCH, ties) as (entities, reader):
-            yield entities, named(reader)
+            yield entities, whole(reader)
     else:
         table = rows.to_arrow()
         yield table.num_rows, named(table.to_batches(max_chunksize=BATCH))
@@ -251,7 +276,7 @@ def _bar(task: MaterializationTask, entities: int) -> Iterator[Any]:
     with bar:
         try:
             yield bar
-        except TiesError:
+        except (TiesError, RemovedError, ReplacedError):
             bar.leave = False  # it is begun again
             raise
 

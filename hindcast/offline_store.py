@@ -29,6 +29,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,14 @@ CHANGED = (
     "a source's file was replaced while it was read. Run again; where that happens often, "
     "publish new files beside the old ones and switch a link, as `dbt build` does."
 )
+
+
+class ReplacedError(RetrievalError):
+    """A source's file is another one than when the reading began."""
+
+    def __init__(self) -> None:
+        """Say so."""
+        super().__init__(CHANGED)
 
 
 class DuckDBOfflineStoreConfig(FeastDuckDBOfflineStoreConfig):  # type: ignore[misc]
@@ -350,7 +359,7 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
                 schema = reader.schema
                 for batch in reader:
                     if at == 0 and self._stamps() != before:
-                        raise RetrievalError(CHANGED)
+                        raise ReplacedError
                     yield self._complete(pa.Table.from_batches([batch]), at)
                     at, empty = at + batch.num_rows, False
             if empty:
@@ -440,7 +449,7 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
                 result = self._executed(connection).to_arrow_table()
             if self._stamps() == before:
                 return self._beside_frame(result, 0)
-        raise RetrievalError(CHANGED)
+        raise ReplacedError
 
     def _beside_frame(self, result: pa.Table, at: int) -> pa.Table:
         """The result beside what the caller gave, from row `at` on."""
@@ -567,11 +576,25 @@ class LatestRowsJob(DuckDBRetrievalJob):
         super().__init__(session, snapshot=snapshot, config=config)
         self._source, self._columns, self._keys, self._times = source, columns, keys, times
         self._period_conditions = period
-
-    @property
-    def stamp(self) -> str:
+        self.stamp = self._stamped()
         """Another text when the files that the job reads are others."""
-        return repr((self._source.paths, stamps(self._source.paths)))
+
+    def during(self, start: datetime, end: datetime) -> LatestRowsJob:
+        """The same of another period: of the very files that this job reads."""
+        other = copy(self)
+        other._period_conditions = _in_period(self._source.utc(self._times[0]), start, end)
+        return other
+
+    def check_unchanged(self) -> None:
+        """Raise ReplacedError if the files are no more those that the job was made for."""
+        if self._stamped() != self.stamp:
+            raise ReplacedError
+
+    def _stamped(self) -> str:
+        try:
+            return repr((self._source.paths, stamps(self._source.paths)))
+        except FileNotFoundError as error:  # a snapshot that was pruned meanwhile
+            raise ReplacedError from error
 
     @property
     def published_table(self) -> str | None:

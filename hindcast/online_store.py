@@ -143,6 +143,11 @@ class TiesError(RetrievalError):
     """One entity came with several rows of the same time; nothing is lost, ask for ties."""
 
 
+class RemovedError(RetrievalError):
+    """Rows of the period are gone, and it is not all that could be served: what was there before
+    them has to come in the same run. Nothing is removed yet, nothing is lost; load the whole."""
+
+
 class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast is untyped
     """What the stores share. See the module for what they promise."""
 
@@ -238,10 +243,10 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast is untyped
         """Make the view's rows of a period what the batches say: each entity's newest row in it.
 
         `origin` is what they were read from: the stamp of the source, None if the period is not all
-        that could be served, and the snapshot's id. Unless the period `is_whole`, a load that
-        removes a row leaves its origin untold: what was there before that row has still to come.
-        Raises TiesError if there are more rows than
-        `entities`, RetrievalError for values that their type cannot hold.
+        that could be served, and the snapshot's id. Raises TiesError if there are more rows than
+        `entities`; RemovedError if rows of the period are gone, unless it `is_whole`: so no reader
+        finds nothing where there was a row before the one that went; RetrievalError for values
+        that their type cannot hold.
         """
         layout = Layout.of_fields(view.features)
         keys = {column.name: column.dtype.to_value_type() for column in view.entity_columns}
@@ -271,11 +276,13 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast is untyped
             if done.entities != entities:
                 raise TiesError(f"{view.name}: an entity has several rows of one time")
             if writer.count() > done.entities:
-                done.removed = _remove_gone(writer, seen, start, end)
+                gone = _gone(writer, seen, start, end)
+                if gone and not is_whole:
+                    raise RemovedError(f"{view.name}: {len(gone):,} rows of the period are gone")
+                writer.delete(gone)
+                done.removed = len(gone)
             state.until = max(end, NEVER if state.until is None else state.until)
             state.source, state.snapshot = origin
-            if done.removed and not is_whole:
-                state.source = None
             writer.describe(_write_state(state))
         return done
 
@@ -529,8 +536,8 @@ def _changed(
     return changed
 
 
-def _remove_gone(writer: Writer, seen: array[int], start: int, end: int) -> int:
-    """Remove rows of the period that were materialized before and were not seen this time."""
+def _gone(writer: Writer, seen: array[int], start: int, end: int) -> list[bytes]:
+    """The keys of rows of the period that were materialized before and not seen this time."""
     known = np.sort(np.frombuffer(seen, dtype=np.int64)) if seen else np.empty(0, np.int64)
     gone: list[bytes] = []
     for key, row in writer.scan():
@@ -539,8 +546,7 @@ def _remove_gone(writer: Writer, seen: array[int], start: int, end: int) -> int:
             at = np.searchsorted(known, hash(key))
             if at == len(known) or known[at] != hash(key):
                 gone.append(key)
-    writer.delete(gone)
-    return len(gone)
+    return gone
 
 
 def _by_column(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
