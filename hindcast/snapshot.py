@@ -28,6 +28,7 @@ BEGINNING = datetime.min.replace(tzinfo=UTC)
 END = datetime.max.replace(tzinfo=UTC)
 _DESCRIPTION = "snapshot.json"
 _UNFINISHED = ".unfinished-"
+_PRUNED = ".pruned-"
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,9 @@ class Snapshot:
 def begin(published: Path, snapshot_id: str) -> Path:
     """Make the directory that dbt writes a new snapshot's tables to, invisible to readers."""
     published.mkdir(parents=True, exist_ok=True)
-    for leftover in published.glob(f"{_UNFINISHED}*"):
-        shutil.rmtree(leftover)  # of a build that died: dbt holds the warehouse lock, so no other
+    for kind in (_UNFINISHED, _PRUNED):
+        for leftover in published.glob(f"{kind}*"):
+            shutil.rmtree(leftover)  # of a build that died: dbt holds the warehouse, so no other
     staging = published / f"{_UNFINISHED}{snapshot_id}"
     staging.mkdir()
     return staging
@@ -119,7 +121,9 @@ def publish(staging: Path, description: dict[str, Any], *, keep: int) -> Path:
 
     for old in list_snapshots(published)[max(keep, 1) :]:
         if old.path != final.resolve():  # the clock may have been set back
-            shutil.rmtree(old.path)
+            # first out of sight, in one step: what is listed is whole, also if this is killed
+            pruned = old.path.rename(published / f"{_PRUNED}{old.id}")
+            shutil.rmtree(pruned)
     return final
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,6 +26,10 @@ from feast.repo_config import RepoConfig
 
 from hindcast.errors import RetrievalError
 from hindcast.sources import Snapshot, absolute
+
+_HIDDEN = re.compile(r"\.[0-9a-f]{32}")
+NEW_S = 60.0
+"""Seconds for which a hidden folder is left alone, whoever holds it."""
 
 
 def append(config: RepoConfig, view: FeatureView, table: pa.Table) -> None:
@@ -100,10 +105,16 @@ def _new_name() -> str:
 def _add(directory: Path, rows: pa.Table | ds.Dataset, name: str, partitions: list[str]) -> None:
     """Files beside those of a directory. They are written hidden, and seen once all are whole.
 
-    What fails leaves nothing; what is killed leaves a hidden folder that nobody reads.
+    What fails leaves nothing; what is killed leaves a hidden folder that nobody reads, and that
+    the next one removes.
     """
+    _remove_remains(directory)
     unfinished, placed = directory / f".{uuid4().hex}", []
+    unfinished.mkdir(parents=True)
+    handle = os.open(unfinished, os.O_RDONLY)
     try:
+        with suppress(OSError):  # a file system without locks: what is killed stays
+            fcntl.flock(handle, fcntl.LOCK_EX)  # the system takes it off when we die
         ds.write_dataset(
             rows,
             unfinished,
@@ -123,6 +134,25 @@ def _add(directory: Path, rows: pa.Table | ds.Dataset, name: str, partitions: li
         raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+        os.close(handle)
+
+
+def _remove_remains(directory: Path) -> None:
+    """Remove the hidden folders of writers that were killed: those that nobody holds locked.
+
+    One that was made just now may be locked only in a moment.
+    """
+    for folder in directory.glob(".*"):
+        if not _HIDDEN.fullmatch(folder.name):
+            continue
+        with suppress(OSError):  # its writer is alive, or has just ended, or cannot be asked for
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - os.fstat(handle).st_mtime > NEW_S:
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(handle)
 
 
 @contextmanager

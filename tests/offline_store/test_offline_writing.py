@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import resource
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -23,6 +28,7 @@ from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Int64
 from offline_lab import UTC_US, Lab, at, rows
 
+from hindcast import write as write_module
 from hindcast.errors import RetrievalError
 from hindcast.offline_store import DuckDBOfflineStore, DuckDBRetrievalJob
 
@@ -265,6 +271,39 @@ def test_a_log_that_the_disk_has_no_room_for_leaves_nothing(
     assert sorted((tmp_path / "log").rglob("*")) == there
     log(lab, many, destination)
     assert ds.dataset(tmp_path / "log").count_rows() == 20_001
+
+
+def _write_slowly(directory: Path, started: Any) -> None:
+    def batches() -> Iterator[pa.RecordBatch]:
+        yield pa.record_batch({"n": [1]})
+        started.set()
+        time.sleep(60)
+
+    schema = pa.schema({"n": pa.int64()})
+    write_module._add(directory, pa.RecordBatchReader.from_batches(schema, batches()), "log", [])
+
+
+def test_what_a_killed_log_left_is_removed_by_the_next_but_not_what_is_being_written(
+    lab: Lab, tmp_path: Path
+) -> None:
+    directory = tmp_path / "log"
+    destination = FileLoggingDestination(path=str(directory))
+    context = multiprocessing.get_context("spawn")
+    started = context.Event()
+    process = context.Process(target=_write_slowly, args=(directory, started))
+    process.start()
+    assert started.wait(60)
+    (unfinished,) = directory.iterdir()
+    long_ago = time.time() - 2 * write_module.NEW_S
+    os.utime(unfinished, (long_ago, long_ago))
+    log(lab, rows(KEYED, ("JFK", NOON, 1)), destination)
+    assert unfinished.exists()
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    log(lab, rows(KEYED, ("JFK", NOON, 2)), destination)
+    assert not unfinished.exists()
+    assert ds.dataset(directory).to_table()["departures"].to_pylist() == [1, 2]
 
 
 def test_a_pushed_file_that_the_disk_has_no_room_for_leaves_the_one_before(pushed) -> None:

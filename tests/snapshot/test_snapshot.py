@@ -59,6 +59,25 @@ def test_what_a_dead_build_left_is_removed_by_the_next(tmp_path):
     assert not left.exists()
 
 
+def test_what_a_kill_while_pruning_left_is_not_listed_and_removed_by_the_next(
+    tmp_path, monkeypatch
+):
+    publish(tmp_path, "1")
+
+    def dies_half_way(path):
+        (path / "a.parquet").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(snapshot.shutil, "rmtree", dies_half_way)
+        publish(tmp_path, "2", keep=1)
+    assert [item.id for item in snapshot.list_snapshots(tmp_path)] == ["2"]
+    assert snapshot.current(tmp_path).id == "2"
+    assert len(list(tmp_path.rglob("b.parquet"))) == 2  # of 1, which is half gone, and of 2
+    publish(tmp_path, "3")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3", "current"]
+
+
 def test_files_before_the_first_change_are_shared_and_the_old_snapshot_stays_as_it_was(tmp_path):
     first = publish_months(tmp_path, "first", ["2013-01", "2013-02", "2013-03"])[1]
     linked, second = publish_months(tmp_path, "second", ["2013-03"], "first", "2013-03")
