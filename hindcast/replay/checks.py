@@ -6,6 +6,7 @@ room where nothing went wrong. Equal means bit for bit. Not for making faults: s
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Collection, Iterable, Mapping
@@ -96,6 +97,25 @@ def raw_equal(raw: Path, reference: Path) -> Check:
     if different:
         found += f"; {len(different)} differ: {', '.join(sorted(different)[:5])}"
     return Check("raw records are those of the feed", not different, found)
+
+
+def quarantined(
+    warehouse: Path, table: str, project: Path, raw: Path
+) -> dict[tuple[str, int], str | None]:
+    """The reason for each line in quarantine, by its file's path from `raw` and its number.
+
+    By the path, not the name: files of two sources may have the same. What lies elsewhere is left
+    out. The table's paths are as dbt saw them, from the project's folder.
+    """
+    with duckdb.connect(str(warehouse), read_only=True) as connection:
+        rows = connection.execute(f"select file_path, line_number, reason from {table}").fetchall()
+    home = Path(os.path.realpath(raw))
+    found = [(Path(os.path.realpath(project / file)), line, reason) for file, line, reason in rows]
+    return {
+        (file.relative_to(home).as_posix(), line): reason
+        for file, line, reason in found
+        if file.is_relative_to(home)
+    }
 
 
 def warehouse_equal(

@@ -47,7 +47,8 @@ class Fault:
     struck: bool = False
     note: str = ""
     refused: list[tuple[str, int]] = field(default_factory=list)
-    """Lines of raw files that must be in quarantine while the fault lasts: file and line."""
+    """Lines of raw files that must be in quarantine while the fault lasts: the file's path from the
+    folder of raw files, and the line's number."""
 
 
 def drawn(seed: int, ticks: int, kinds: tuple[str, ...] = KINDS) -> list[Fault]:
@@ -191,16 +192,16 @@ def spoil(fault: Fault, raw: Path, draw: random.Random) -> list[Path]:
     how = fault.kind.removeprefix("file ")
     file = _victim(raw, draw, newest=how in ("late", "repeated"))
     lines = file.read_text().splitlines()
-    fault.note = f"{file.parent.name}/{file.name}"
+    fault.note = name = file.relative_to(raw).as_posix()
     if how == "corrupted":
         for number in sorted(draw.sample(range(1, len(lines)), min(3, len(lines) - 1))):
             lines[number] = _garbled(lines[number], draw)
-            fault.refused.append((file.name, number + 1))
+            fault.refused.append((name, number + 1))
     elif how == "truncated":
         lines = lines[: draw.randrange(2, len(lines) + 1)]
         fields = lines[-1].split(",")
         lines[-1] = ",".join(fields[: len(fields) // 2])
-        fault.refused.append((file.name, len(lines)))
+        fault.refused.append((name, len(lines)))
     elif how == "empty":
         file.write_text("")
         return []
@@ -210,12 +211,13 @@ def spoil(fault: Fault, raw: Path, draw: random.Random) -> list[Path]:
         lines = lines[: max(1, len(lines) - draw.randrange(1, 30))]
     elif how == "repeated":
         again = draw.sample(lines[1:], min(5, len(lines) - 1))
-        fault.refused += [(file.name, len(lines) + i + 1) for i in range(len(again))]
+        fault.refused += [(name, len(lines) + i + 1) for i in range(len(again))]
         lines += again
     elif how == "duplicated":
         copy = file.with_name(f"{file.stem}_again.csv")
         shutil.copy(file, copy)
-        fault.refused += [(copy.name, i + 2) for i in range(len(lines) - 1)]
+        name = copy.relative_to(raw).as_posix()
+        fault.refused += [(name, i + 2) for i in range(len(lines) - 1)]
         return [copy]
     file.write_text("\n".join(lines) + "\n")
     return []

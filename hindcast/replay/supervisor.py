@@ -22,7 +22,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import duckdb
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hindcast.config import ProjectConfig, utc_text
@@ -332,11 +331,12 @@ class Supervisor:
 
     def _refused(self, fault: Fault) -> None:
         """Every line that must be refused is in quarantine, with its reason."""
-        with duckdb.connect(str(self.places.warehouse), read_only=True) as connection:
-            rows = connection.execute(
-                f"select file_path, line_number, reason from {self.limits.quarantine}"
-            ).fetchall()
-        held = {(Path(file).name, line): reason for file, line, reason in rows}
+        held = checks.quarantined(
+            self.places.warehouse,
+            self.limits.quarantine,
+            self.room.project,
+            self.room.project / self.section.raw,
+        )
         missing = [line for line in fault.refused if not held.get(line)]
         if missing:
             self.misses.append(f"{fault.kind}: {len(missing)} lines, such as {missing[0]}")

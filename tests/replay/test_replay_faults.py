@@ -53,7 +53,7 @@ def test_each_spoiled_file_is_really_spoiled_and_its_refused_lines_are_named(raw
     assert set(added) == set(after) - set(before)
     for name, number in fault.refused:
         lines = after[changed[0]].splitlines()
-        assert name == changed[0].name
+        assert raw / name == changed[0]
         assert 2 <= number <= len(lines)
     assert bool(fault.refused) == (how in ("corrupted", "truncated", "duplicated", "repeated"))
 
@@ -198,6 +198,18 @@ def test_two_warehouses_that_differ_by_a_bit_a_row_a_type_or_a_table_are_not_equ
     with duckdb.connect(str(files[0])) as connection:
         connection.execute(changed)
     assert not checks.warehouse_equal(*files, stamps).passed
+
+
+def test_a_refused_line_is_told_from_that_of_a_file_of_the_same_name_elsewhere(tmp_path):
+    warehouse, raw = tmp_path / "w.duckdb", tmp_path / "data" / "raw"
+    with duckdb.connect(str(warehouse)) as connection:
+        connection.execute("create table q (file_path text, line_number int, reason text)")
+        connection.execute(
+            "insert into q values ('data/raw/weather/1.csv', 3, 'cut off'), "
+            f"('other/1.csv', 4, 'x'), ('{raw}/flights/1.csv', 5, 'repeated')"
+        )
+    held = checks.quarantined(warehouse, "q", tmp_path, raw)
+    assert held == {("weather/1.csv", 3): "cut off", ("flights/1.csv", 5): "repeated"}
 
 
 def test_raw_files_that_lack_a_line_or_are_not_of_the_feed_are_seen(raw, tmp_path):
