@@ -316,7 +316,7 @@ def kept_or_replayed(settings: Settings, loaded_until: str | None) -> Settings:
 
 
 def loaded_until(data: Dataset) -> str | None:
-    """When the newest record of the snapshot was loaded, as dbt's `as_of` takes it."""
+    """When the newest record that the snapshot uses was loaded, as dbt's `as_of` takes it."""
     newest = max((r.last_loaded_at for r in data.records if r.last_loaded_at), default=None)
     return newest and newest.replace("+00:00", "Z")
 

@@ -3,8 +3,9 @@ with
 {{ name }} as (
     select
         '{{ name }}' as source_name,
-        min(_loaded_at) as first_loaded_at,
-        max(_loaded_at) as last_loaded_at,
+        -- of what is in quarantine, not even the time of loading is to be trusted
+        min(_loaded_at) filter (_problem is null) as first_loaded_at,
+        max(_loaded_at) filter (_problem is null) as last_loaded_at,
         count(*) as record_count,
         count(_problem) as quarantined_count,
     from {{ ref('base_' ~ name) }}

@@ -258,6 +258,25 @@ def test_a_good_record_is_taken_though_an_unreadable_copy_of_it_came_before(lab)
         assert [(name, file[-7:]) for name, file in refused.fetchall()] == [("distance", "000.csv")]
 
 
+def test_a_refused_line_that_says_it_came_far_in_the_future_does_not_move_the_last_loading(lab):
+    lab.forget()
+    deliver_start(lab)
+    lab.dbt("run", "--select", "path:models/staging")
+    asked = (
+        "select first_loaded_at, last_loaded_at, quarantined_count, record_count "
+        "from staging.raw_records where source_name = 'flights'"
+    )
+    with lab.connected() as warehouse:
+        *times, refused, read = warehouse.execute(asked).fetchone()
+    fields = lab.files["flights", "5.csv"][0].split(",")
+    fields[lab.headers["flights"].split(",").index("distance")] = "far"
+    fields[-1] = "2931-01-01T00:00:00Z"
+    lab.write("flights", "999.csv", [",".join(fields)])
+    lab.dbt("run", "--select", "path:models/staging")
+    with lab.connected() as warehouse:
+        assert warehouse.execute(asked).fetchone() == (*times, refused + 1, read + 1)
+
+
 def test_files_are_checked_anew_when_other_columns_are_declared(lab):
     from dbt.cli.main import dbtRunner
 
