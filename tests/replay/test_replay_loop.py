@@ -13,6 +13,7 @@ import pytest
 from replay_project import copied, run
 from typer.testing import CliRunner
 
+from hindcast import records
 from hindcast.cli import app
 from hindcast.config import load_config
 from hindcast.replay import checks
@@ -153,6 +154,25 @@ def test_the_worst_day_in_small_is_survived(project, plan, room, outcome):
     assert sorted(survived["struck"]) == sorted(kinds)
     assert survived["restarts"] >= 1
     assert survived["checks"] == 9
+    outcomes_came_at_the_first_tick_that_could_know_them(
+        Room(project, load_config(project), folder), worst
+    )
+
+
+def outcomes_came_at_the_first_tick_that_could_know_them(room, plan):
+    published = room.project / "data" / "published" / "current" / "flight_spine.parquet"
+    with records.opened(room.folder) as connection:
+        scored = connection.execute(
+            "select tick_at, label_known_at, label, is_late::double from replay_outcomes "
+            f"join read_parquet('{published}/*') as spine on row_key like "
+            "concat_ws('|', carrier, flight, origin, '%') "
+            "and spine.predict_at = replay_outcomes.predict_at"
+        ).fetchall()
+        (count,) = connection.execute("select count(*) from replay_outcomes").fetchone()
+    assert count == len(scored) > 0
+    for tick_at, known_at, label, came_true in scored:
+        assert label == came_true
+        assert tick_at - plan.tick < known_at <= tick_at
 
 
 @pytest.mark.parametrize(
