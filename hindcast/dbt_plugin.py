@@ -1,12 +1,13 @@
 """What dbt-duckdb loads from us: SQL functions that publish a build, and tell changed files.
 
-`profiles.yml` names this module under `plugins`; `macros/publish.sql` and `macros/raw_files.sql`
-call the functions. Not for anything a macro can do in plain SQL.
+`profiles.yml` names this module under `plugins`; `macros/publish.sql`, `macros/raw_files.sql` and
+`macros/incremental.sql` call the functions. Not for anything a macro can do in plain SQL.
 """
 
 import json
 import os
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hindcast import snapshot
 
 
 class Plugin(BasePlugin):  # type: ignore[misc]  # dbt ships no types
-    """Registers `snapshot_begin`, `_reuse` and `_publish`, and `file_stamp`, with DuckDB."""
+    """Registers `snapshot_begin`, `_reuse`, `_publish`, `file_stamp` and `dbt_versions`."""
 
     def update_connection_config(self, creds: Any, config: dict[str, Any]) -> None:
         """Make the warehouse's folder: DuckDB creates the file, not the folder it is in."""
@@ -26,6 +27,7 @@ class Plugin(BasePlugin):  # type: ignore[misc]  # dbt ships no types
     def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
         """Make the functions known to DuckDB; all look at the file system when called."""
         conn.create_function("file_stamp", _file_stamp, ["VARCHAR"], "VARCHAR", side_effects=True)
+        conn.create_function("dbt_versions", _dbt_versions, [], "VARCHAR", side_effects=True)
         conn.create_function(
             "snapshot_begin", _begin, ["VARCHAR", "VARCHAR"], "VARCHAR", side_effects=True
         )
@@ -41,6 +43,7 @@ class Plugin(BasePlugin):  # type: ignore[misc]  # dbt ships no types
         )
 
 
+DBT = ("dbt-core", "dbt-adapters", "dbt-duckdb")
 JUST_CHANGED_NS = 2_000_000_000
 """A file may change twice within what its file system's clock can tell apart."""
 
@@ -54,6 +57,11 @@ def _file_stamp(path: str) -> str:
     stamp = f"{found.st_size}-{found.st_mtime_ns}-{found.st_ino}"
     now = time.time_ns()
     return stamp if now - found.st_mtime_ns > JUST_CHANGED_NS else f"{stamp}-at-{now}"
+
+
+def _dbt_versions() -> str:
+    """What makes SQL of the models, and how tables are made of that, by version."""
+    return ", ".join(f"{name} {metadata.version(name)}" for name in DBT)
 
 
 def _begin(published: str, snapshot_id: str) -> str:

@@ -52,7 +52,9 @@ select 1
 {%- endmacro %}
 
 
-{#- All that the SQL of this project is made of, and the vars given on the command line. -#}
+{#- All that the SQL of this project is made of, the vars given on the command line, and what runs
+    it: the versions of dbt, its adapter and DuckDB, and the settings by which DuckDB gives other
+    results. Not those that say how much memory or how many threads it may have. -#}
 {% macro project_fingerprint() %}
     {% set folders = ['models', 'macros', 'seeds'] %}
     {% set globs = [] %}
@@ -62,9 +64,15 @@ select 1
     {% for name in ['publish', 'published_path', 'keep_snapshots', 'raw_path'] %}
         {% do given.pop(name, none) %}
     {% endfor %}
+    {% set settings = ['Calendar', 'TimeZone', 'binary_as_string', 'default_collation', 'default_null_order',
+        'default_order', 'disable_timestamptz_casts', 'ieee_floating_point_ops', 'integer_division',
+        'old_implicit_casting', 'order_by_non_integer_literal', 'preserve_insertion_order',
+        'scalar_subquery_error_on_multiple_rows'] %}
     {{ return(run_query("select md5(string_agg(filename || md5(content), '' order by filename)"
-        ~ " || '" ~ local_md5(tojson(given, sort_keys=true)) ~ "') from read_blob(['"
-        ~ files | join("', '") ~ "'])").rows[0][0]) }}
+        ~ " || '" ~ local_md5(tojson(given, sort_keys=true)) ~ "' || version() || dbt_versions() || ("
+        ~ "select string_agg(name || '=' || coalesce(value, ''), ' ' order by name) "
+        ~ "from duckdb_settings() where name in ('" ~ settings | join("', '") ~ "'))"
+        ~ ") from read_blob(['" ~ files | join("', '") ~ "'])").rows[0][0]) }}
 {% endmacro %}
 
 

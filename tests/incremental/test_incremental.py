@@ -4,9 +4,12 @@ import os
 import random
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from incremental_lab import Lab
+
+from hindcast import dbt_plugin
 
 EXAMPLES = int(os.environ.get("HINDCAST_INCREMENTAL_EXAMPLES", "2"))
 STEPS = 3
@@ -275,6 +278,55 @@ def test_a_refused_line_that_says_it_came_far_in_the_future_does_not_move_the_la
     lab.dbt("run", "--select", "path:models/staging")
     with lab.connected() as warehouse:
         assert warehouse.execute(asked).fetchone() == (*times, refused + 1, read + 1)
+
+
+def profile_with(lab, setting, value):
+    """As if somebody had edited profiles.yml."""
+    profile = lab.root / "profiles.yml"
+    said = yaml.safe_load(profile.read_text())
+    said["hindcast"]["outputs"]["dev"]["settings"][setting] = value
+    profile.write_text(yaml.safe_dump(said))
+
+
+def another_dbt(lab, monkeypatch):
+    monkeypatch.setattr(dbt_plugin.metadata, "version", lambda name: f"of {name} another")
+
+
+def another_duckdb(lab, monkeypatch):
+    with lab.connected() as warehouse:
+        warehouse.execute("create or replace macro version() as 'v9.9.9'")
+
+
+def another_time_zone(lab, monkeypatch):
+    profile_with(lab, "TimeZone", "America/New_York")
+
+
+def less_memory(lab, monkeypatch):
+    profile_with(lab, "memory_limit", "2GB")
+
+
+@pytest.mark.parametrize(
+    ("change", "rebuilds"),
+    [(another_dbt, True), (another_duckdb, True), (another_time_zone, True), (less_memory, False)],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_all_is_rebuilt_once_what_runs_the_sql_is_another(lab, monkeypatch, change, rebuilds):
+    lab.forget()
+    deliver_start(lab)
+    lab.dbt("run", "--select", "raw_files")
+    with lab.connected() as warehouse:
+        warehouse.execute("delete from hindcast.pending")  # as a run of every model does
+    lab.dbt("run", "--select", "raw_files")
+    assert lab.noted() == []
+    profile = (lab.root / "profiles.yml").read_text()
+    try:
+        change(lab, monkeypatch)
+        lab.dbt("run", "--select", "raw_files")
+    finally:
+        (lab.root / "profiles.yml").write_text(profile)
+        with lab.connected() as warehouse:
+            warehouse.execute("drop macro if exists warehouse.main.version")
+    assert [note[::2] for note in lab.noted()] == [("*", "the project changed")] * rebuilds
 
 
 def test_files_are_checked_anew_when_other_columns_are_declared(lab):
