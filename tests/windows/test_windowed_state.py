@@ -22,7 +22,7 @@ SPANS = {"1h": timedelta(hours=1), "3h": timedelta(hours=3)}
 
 
 def rendered(windows: dict = WINDOWS, since: datetime | None = None) -> str:
-    """The macro's SQL of a first build, or of one that builds anew from what is known at `since`."""
+    """The macro's SQL of a first build, or of one that builds anew from an instant on."""
     environment = Environment(extensions=["jinja2.ext.do"])
     environment.globals |= {
         "var": {"serving_grid": "15 minutes"}.__getitem__,
