@@ -14,10 +14,9 @@ month's first instant reaches any of them:
 - rolling: trained at each month's start on the last three months only.
 
 As `hindcast retrain` does, the last month known chooses the rounds and Platt's scaling, with a
-model that has not seen it; then the trees learn from that month too. A model is the mean of
-`SEEDS` ones that draw other columns. Who is flagged follows from the costs: P(late) of at least
-cost / benefit. What is scored is kept in --models, so a run that was stopped goes on. Not for a
-single retraining: `hindcast retrain`.
+model that has not seen it; then the trees learn from that month too. Who is flagged follows from
+the costs: P(late) of at least cost / benefit. Models are kept in --models, so a run that was
+stopped goes on. Not for a single retraining: `hindcast retrain`.
 """
 
 from __future__ import annotations
@@ -47,10 +46,9 @@ from training.settings import Settings
 
 FIRST, LAST = date(2013, 3, 1), date(2013, 12, 1)
 ROLLING_MONTHS = 3
-ROUNDS = tuple(range(60, 481, 60))
+ROUNDS = tuple(range(100, 801, 100))
 """Rounds there is a choice of."""
-SEEDS = (2013, 2014)
-SETTINGS = Settings(learning_rate=0.04)
+SETTINGS = Settings(learning_rate=0.02, leaves=(63,))
 POLICIES = ("frozen", "monthly", "rule", "rolling")
 COLOURS = {"frozen": "#9a9a9a", "monthly": "#1f6fb2", "rolling": "#d08a1d", "rule": "#1b9e77"}
 
@@ -178,14 +176,11 @@ class Year:
 
     def staged(self, fitted: Fitted, month: date) -> Floats:
         """The same after each of `ROUNDS` (rows)."""
-        parts = []
-        for seed in SEEDS:
-            file = self.models / f"{self.data.snapshot}-{fitted.name}-{seed}-{month:%Y-%m}.npy"
-            if not file.exists():
-                np.save(file, self._score(self._trees(fitted, seed), month))
-            parts.append(np.load(file))
-        mean: Floats = np.mean(parts, axis=0)
-        return mean
+        file = self.models / f"{self.data.snapshot}-{fitted.name}-{month:%Y-%m}.npy"
+        if not file.exists():
+            np.save(file, self._score(self._trees(fitted), month))
+        result: Floats = np.load(file)
+        return result
 
     def _score(self, trees: Any, month: date) -> Floats:
         rows = trees["encode"].transform(self.inputs[self.month(month)])
@@ -193,15 +188,14 @@ class Year:
             stages = enumerate(trees["boost"].staged_predict_proba(rows), start=1)
             return np.array([p[:, 1] for done, p in stages if done in ROUNDS])
 
-    def _trees(self, fitted: Fitted, seed: int) -> Any:
-        file = self.models / f"{self.data.snapshot}-{fitted.name}-{seed}.skops"
+    def _trees(self, fitted: Fitted) -> Any:
+        file = self.models / f"{self.data.snapshot}-{fitted.name}.skops"
         if not file.exists():
             at = self.instant(fitted.until)
             rows = (self.day >= day64(fitted.first)) & (self.day < day64(fitted.until))
             rows &= (self.data.frame["label_known_at"] <= at).to_numpy() & ~np.isnan(self.late)
-            settings = SETTINGS.but(seed=seed)
-            trees = model.trees(self.data.columns, settings, settings.leaves[0], ROUNDS[-1])
-            with threadpool_limits(settings.threads):
+            trees = model.trees(self.data.columns, SETTINGS, SETTINGS.leaves[0], ROUNDS[-1])
+            with threadpool_limits(SETTINGS.threads):
                 model.save(trees.fit(self.inputs[rows], self.late[rows]), file)
         return model.read_trusted(file)
 

@@ -36,6 +36,7 @@ class Outcomes:
         """Make the table where it is not there yet."""
         assert room.config.replay is not None
         self.room, self.plan, self.section = room, plan, room.config.replay
+        self._read: dict[Path, pd.DataFrame] = {}
         with records.opened(room.folder) as connection:
             connection.execute(_TABLE)
 
@@ -97,15 +98,16 @@ class Outcomes:
         """
         columns = [*dict.fromkeys([*self.section.row, "predict_at", self.section.score, LOG_TIME])]
         try:
-            parts = [
-                pq.read_table(file, columns=columns).to_pandas()
-                for file in log_files(store, self.room.config)
-            ]
+            for file in log_files(store, self.room.config):
+                if file not in self._read:  # a file is written once
+                    self._read[file] = pq.read_table(file, columns=columns).to_pandas()
         except ValueError as error:
             raise HindcastError(f"the log of what was served: {error}") from error
-        if not parts:
+        if not self._read:
             return pd.DataFrame(columns=[*columns, "score"])
-        rows = pd.concat(parts, ignore_index=True).rename(columns={self.section.score: "score"})
+        rows = pd.concat(self._read.values(), ignore_index=True).rename(
+            columns={self.section.score: "score"}
+        )
         in_plan = (rows[LOG_TIME] >= self.plan.start) & (rows[LOG_TIME] < self.plan.end)
         return pd.DataFrame(rows[in_plan]).drop_duplicates([*self.section.row], keep="last")
 
