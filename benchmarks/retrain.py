@@ -48,7 +48,7 @@ FIRST, LAST = date(2013, 3, 1), date(2013, 12, 1)
 ROLLING_MONTHS = 3
 ROUNDS = tuple(range(100, 801, 100))
 """Rounds there is a choice of."""
-SETTINGS = Settings(learning_rate=0.02, leaves=(63,))
+SETTINGS = Settings(learning_rate=0.025)
 POLICIES = ("frozen", "monthly", "rule", "rolling")
 COLOURS = {"frozen": "#9a9a9a", "monthly": "#1f6fb2", "rolling": "#d08a1d", "rule": "#1b9e77"}
 
@@ -146,6 +146,7 @@ class Year:
         self.day = local_days(data.frame["predict_at"], SETTINGS.zone)
         self.money = Money(rule.act_cost, rule.act_benefit)
         self.threshold = rule.act_cost / rule.act_benefit
+        self.stem = f"{data.snapshot}-{SETTINGS.learning_rate:g}x{ROUNDS[-1]}"
         self.reference: Figure | None = None
         """The champion's ROC AUC on the days it was chosen on."""
 
@@ -176,7 +177,7 @@ class Year:
 
     def staged(self, fitted: Fitted, month: date) -> Floats:
         """The same after each of `ROUNDS` (rows)."""
-        file = self.models / f"{self.data.snapshot}-{fitted.name}-{month:%Y-%m}.npy"
+        file = self.models / f"{self.stem}-{fitted.name}-{month:%Y-%m}.npy"
         if not file.exists():
             np.save(file, self._score(self._trees(fitted), month))
         result: Floats = np.load(file)
@@ -189,7 +190,7 @@ class Year:
             return np.array([p[:, 1] for done, p in stages if done in ROUNDS])
 
     def _trees(self, fitted: Fitted) -> Any:
-        file = self.models / f"{self.data.snapshot}-{fitted.name}.skops"
+        file = self.models / f"{self.stem}-{fitted.name}.skops"
         if not file.exists():
             at = self.instant(fitted.until)
             rows = (self.day >= day64(fitted.first)) & (self.day < day64(fitted.until))
