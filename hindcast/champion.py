@@ -19,7 +19,7 @@ from typing import Any
 
 import duckdb
 
-from hindcast import records
+from hindcast import lock, records
 from hindcast.config import ProjectConfig, load_config
 from hindcast.errors import HindcastError, MissingInputError
 
@@ -200,38 +200,45 @@ def roll_back(
     """Bring back the model that the champion took the place of, or the run `to`.
 
     Raises:
+        LockedError: a retraining is at work, which could put its own in use right after.
         HindcastError: there is no champion, none before it, or `to` is the champion already.
         MissingInputError: the run to go back to is gone.
     """
     folder = _artifacts(project_dir, artifacts)
-    run = _linked(folder)
-    if run is None:
-        raise HindcastError(
-            f"no model is in use in {folder}, so there is none to go back from; "
-            "`hindcast retrain` puts one in use"
-        )
-    if to is None:
-        entered = [
-            each
-            for each in history(project_dir, artifacts)
-            if each.action in (ADOPTED, PROMOTED) and each.run == run
-        ]
-        to = entered[-1].previous if entered else None
-        if to is None:
+    with lock.held(project_dir, at, what="rollback", which=lock.MODEL):
+        run = _linked(folder)
+        if run is None:
             raise HindcastError(
-                f"no model was in use before {run}; name one with --to: "
-                f"{', '.join(sorted(runs(folder) - {run})) or 'there is no other run'}"
+                f"no model is in use in {folder}, so there is none to go back from; "
+                "`hindcast retrain` puts one in use"
             )
-    if to == run:
-        raise HindcastError(f"{run} is in use already")
-    return install(
-        project_dir,
-        to,
-        action=ROLLED_BACK,
-        at=at,
-        reason=f"asked for, instead of {run}",
-        artifacts=artifacts,
-    )
+        to = to or _before(project_dir, folder, run, artifacts)
+        if to == run:
+            raise HindcastError(f"{run} is in use already")
+        return install(
+            project_dir,
+            to,
+            action=ROLLED_BACK,
+            at=at,
+            reason=f"asked for, instead of {run}",
+            artifacts=artifacts,
+        )
+
+
+def _before(project_dir: Path, folder: Path, run: str, artifacts: Path | None) -> str:
+    """The run that a champion took the place of."""
+    entered = [
+        each
+        for each in history(project_dir, artifacts)
+        if each.action in (ADOPTED, PROMOTED) and each.run == run
+    ]
+    before = entered[-1].previous if entered else None
+    if before is None:
+        raise HindcastError(
+            f"no model was in use before {run}; name one with --to: "
+            f"{', '.join(sorted(runs(folder) - {run})) or 'there is no other run'}"
+        )
+    return before
 
 
 def runs(folder: Path) -> set[str]:

@@ -275,7 +275,8 @@ def _running(patient: _Patient) -> Iterator[Finding]:
             "lock",
             WRONG,
             str(holder),
-            f"let that step end, or end it (kill {holder.step_pid}); then `hindcast run --resume`",
+            f"let that step end, or end it (kill {holder.step_pid}); then "
+            f"`hindcast {'run --resume' if holder.what == 'run' else 'retrain'}`",
         )
 
 

@@ -1,4 +1,8 @@
-"""One run at a time: a lock of the operating system's on a file of the project.
+"""One at a time: locks of the operating system's, each on a file of the project.
+
+Two of them: `FILE` for whatever works on the project (a run, or a retraining by hand), and `MODEL`
+for whatever decides which model is in use (a retraining, in a run or by hand, or a rollback), so
+that a rollback need not wait for a build.
 
 The lock is on the open file, not in what the file says: when the holder dies, however it dies, the
 system takes the lock off. The step that a run has started holds the same lock, so that a run
@@ -22,19 +26,21 @@ from pathlib import Path
 from hindcast.config import utc_text
 from hindcast.errors import HindcastError
 
-FILE = Path("data/hindcast.lock")
+FILE, MODEL = Path("data/hindcast.lock"), Path("data/model.lock")
+RUN = "HINDCAST_RUN"
+"""In the environment of a run's steps: the process of the run, whose lock is theirs too."""
 PATIENCE_S = 1.0  # somebody may only be looking who holds it
 
 
 class LockedError(HindcastError):
-    """Another run is at work. The message names it."""
+    """Somebody else is at work. The message names it."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds the lock: its process, since when, and the step it is at with that one's process.
+    """Who holds a lock: its process, since when, and the step it is at with that one's process.
 
-    `pid` is 0 where the file does not say.
+    `pid` is 0 where the file does not say. `what` it is: a run, a retraining, a rollback.
     """
 
     pid: int
@@ -42,29 +48,33 @@ class Holder:
     at: datetime | None = None
     step: str | None = None
     step_pid: int | None = None
+    what: str = "run"
 
     @property
     def is_alive(self) -> bool:
-        """Whether the run itself is; if not, the step it started holds the lock."""
+        """Whether it is alive itself; if not, the step it started holds the lock."""
         return self.pid == 0 or _is_alive(self.pid)
 
     def __str__(self) -> str:
         since = f"since {utc_text(self.since)}"
         if self.is_alive:
             step = f", now at step {self.step}" if self.step else ""
-            return f"a run (process {self.pid}) is at work {since}{step}"
+            return f"a {self.what} (process {self.pid}) is at work {since}{step}"
         return (
-            f"the run of process {self.pid}, begun {utc_text(self.since)}, is dead, but its step "
-            f"{self.step} (process {self.step_pid}) is still at work"
+            f"the {self.what} of process {self.pid}, begun {utc_text(self.since)}, is dead, but "
+            f"its step {self.step} (process {self.step_pid}) is still at work"
         )
 
 
 class Lock:
-    """A lock that is held. `fileno` is what a child process inherits to hold it too."""
+    """A lock that is held: by this process, or by the run that it is a step of.
 
-    def __init__(self, descriptor: int, holder: Holder) -> None:
-        """Say in the file who holds it."""
-        self.fileno, self.holder = descriptor, holder
+    `passed` is what a child process inherits to hold it too.
+    """
+
+    def __init__(self, descriptor: int | None, holder: Holder) -> None:
+        """Say in the file who holds it. Without a descriptor it is the run's, which says so."""
+        self.passed, self.holder = () if descriptor is None else (descriptor,), holder
         self._write()
 
     def at_step(self, step: str, pid: int) -> None:
@@ -77,38 +87,54 @@ class Lock:
             name: utc_text(value) if isinstance(value, datetime) else value
             for name, value in asdict(self.holder).items()
         }
-        os.ftruncate(self.fileno, 0)
-        os.pwrite(self.fileno, json.dumps(values).encode(), 0)
+        for descriptor in self.passed:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(values).encode(), 0)
 
 
 @contextmanager
-def held(project_dir: Path, at: datetime | None = None) -> Iterator[Lock]:
-    """Hold the project's lock. `at` is the instant of the run, for people to read.
+def held(
+    project_dir: Path,
+    at: datetime | None = None,
+    *,
+    what: str = "run",
+    which: Path = FILE,
+    may_be_step: bool = False,
+) -> Iterator[Lock]:
+    """Hold one of the project's locks. `at` and `what` are for people to read.
+
+    With `may_be_step`, a step of the run that holds the lock holds it already, and so does
+    whatever the step starts.
 
     Raises:
-        LockedError: another run has it; its process and its start are named.
+        LockedError: somebody else has it; its process and its start are named.
     """
-    file = project_dir / FILE
+    file = project_dir / which
     file.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         until = time.monotonic() + PATIENCE_S
         while not _taken(descriptor):
+            found = _read(descriptor)
+            if may_be_step and str(found.pid) == os.environ.get(RUN):
+                yield Lock(None, found)
+                return
             if time.monotonic() > until:
                 raise LockedError(
-                    f"{_read(descriptor)}. One run at a time: wait for it, or stop it, and try "
-                    f"again (the lock is {file})"
+                    f"{found}. One at a time: wait for it, or stop it, and try again "
+                    f"(the lock is {file})"
                 )
             time.sleep(0.05)
-        yield Lock(descriptor, Holder(os.getpid(), datetime.now(UTC).replace(microsecond=0), at))
+        since = datetime.now(UTC).replace(microsecond=0)
+        yield Lock(descriptor, Holder(os.getpid(), since, at, what=what))
     finally:
         os.close(descriptor)
 
 
-def holder(project_dir: Path) -> Holder | None:
-    """Who holds the lock now; None where nobody does."""
+def holder(project_dir: Path, which: Path = FILE) -> Holder | None:
+    """Who holds a lock now; None where nobody does."""
     try:
-        descriptor = os.open(project_dir / FILE, os.O_RDWR)
+        descriptor = os.open(project_dir / which, os.O_RDWR)
     except FileNotFoundError:
         return None
     try:

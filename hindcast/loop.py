@@ -93,7 +93,7 @@ def run(
     """
     chosen = [step for step in config.steps if not only or step.name in only]
     names = [step.name for step in chosen]
-    with lock.held(project_dir, at) as held, _signals():
+    with lock.held(project_dir, at) as held, told_to_end():
         if resume is None:
             record, attempt = runs.begin(project_dir, at, names, not only, os.getpid()), 1
         else:
@@ -119,7 +119,7 @@ def run(
         except KeyboardInterrupt:
             code = INTERRUPTED
             raise StoppedError(_stopped(at, everything)) from None
-        except _TerminatedError:
+        except TerminatedError:
             code = TERMINATED
             raise StoppedError(_stopped(at, everything)) from None
         finally:
@@ -214,8 +214,8 @@ def _run_step(
         process = subprocess.Popen(
             shlex.split(command),
             cwd=project_dir,
-            env=environment(project_dir),
-            pass_fds=[held.fileno],  # so that nobody else begins while it is at work
+            env=environment(project_dir) | {lock.RUN: str(os.getpid())},
+            pass_fds=held.passed,  # so that nobody else begins while it is at work
         )
         held.at_step(step.name, process.pid)
         code, peak_mb = _waited_for(process)
@@ -224,8 +224,8 @@ def _run_step(
             f"step {step.name} cannot run: there is no {fault.filename}. See what "
             f"`hindcast doctor` says of it; the step is: {command}"
         ) from None
-    except (KeyboardInterrupt, _TerminatedError):
-        code = _stop(process)
+    except (KeyboardInterrupt, TerminatedError):
+        code = stop(process)
         raise
     finally:
         after = _dbt_invocation(project_dir)
@@ -250,8 +250,11 @@ def _waited_for(process: subprocess.Popen[bytes]) -> tuple[int, float]:
     return process.returncode, usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> int:
-    """End a step because the run is asked to end. After Ctrl-C the terminal has told it already."""
+def stop(process: subprocess.Popen[bytes]) -> int:
+    """End a step because the run is asked to end. After Ctrl-C the terminal has told it already.
+
+    Returns its exit code.
+    """
     process.terminate()
     try:
         return process.wait(SECONDS_TO_STOP)
@@ -268,16 +271,19 @@ def _dbt_invocation(project_dir: Path) -> str | None:
         return None
 
 
-class _TerminatedError(BaseException):
+class TerminatedError(BaseException):
     """SIGTERM came. Like KeyboardInterrupt, nothing but the loop may catch it."""
 
 
 @contextmanager
-def _signals() -> Iterator[None]:
-    """SIGTERM ends the run as Ctrl-C does: the step first, then the record, then the lock."""
+def told_to_end() -> Iterator[None]:
+    """SIGTERM is raised as TerminatedError, so that it ends as Ctrl-C does: the step first.
+
+    Then the record, then the lock.
+    """
 
     def terminate(number: int, frame: FrameType | None) -> None:
-        raise _TerminatedError
+        raise TerminatedError
 
     try:
         before = signal.signal(signal.SIGTERM, terminate)

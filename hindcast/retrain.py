@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 
 import pandas as pd
 
-from hindcast import champion, tracking
+from hindcast import champion, lock, loop, tracking
 from hindcast.champion import Champion, Model
 from hindcast.compare import (
     Comparison,
@@ -32,10 +32,10 @@ from hindcast.compare import (
 )
 from hindcast.config import ProjectConfig, Retrain, utc_text
 from hindcast.errors import HindcastError
-from hindcast.loop import environment
 
 NOTHING, WOULD = "nothing to do", "would retrain"
 SCORES = "predictions.parquet"
+RETRAINING = "retraining"
 
 Tell = Callable[[str], None]
 
@@ -150,9 +150,11 @@ def retrain(
 ) -> Outcome:
     """Train a challenger if one is due, judge it, and put it in use if the rule says so.
 
-    Where no model is in use yet, the newest run is; where there is none, one is trained.
+    Where no model is in use yet, the newest run is; where there is none, one is trained. Nobody
+    else may retrain, roll back or run the loop meanwhile, unless this is a step of the loop.
 
     Raises:
+        LockedError: somebody does.
         HindcastError: a command failed, or did not leave what it should.
     """
     if config.retrain is None:
@@ -160,7 +162,21 @@ def retrain(
             "hindcast.yml has no section `retrain`, so it is not known how to train; "
             "docs/retraining.md shows one"
         )
-    return _Retraining(project_dir, config, config.retrain, at, dry_run, tell).go(force)
+    given = project_dir, config, config.retrain, at, dry_run, tell
+    if dry_run:  # changes nothing
+        return _Retraining(*given, ()).go(force)
+    with (
+        lock.held(project_dir, at, what=RETRAINING, may_be_step=True) as project,
+        lock.held(project_dir, at, what=RETRAINING, which=lock.MODEL) as model,
+        loop.told_to_end(),
+    ):
+        try:
+            return _Retraining(*given, (project, model)).go(force)
+        except loop.TerminatedError:
+            raise loop.StoppedError(
+                "the retraining was asked to end. The model in use is as it was; "
+                "`hindcast retrain` begins anew"
+            ) from None
 
 
 class _Retraining:
@@ -174,10 +190,11 @@ class _Retraining:
         at: datetime,
         dry_run: bool,
         tell: Tell,
+        locks: tuple[lock.Lock, ...],
     ) -> None:
         self.project, self.config, self.rule = project_dir, config, rule
         self.at, self.dry_run, self.tell = at.astimezone(UTC), dry_run, tell
-        self.folder = project_dir / config.artifacts
+        self.folder, self.locks = project_dir / config.artifacts, locks
         self.zone = ZoneInfo(rule.time_zone)
 
     def go(self, force: bool) -> Outcome:
@@ -355,6 +372,7 @@ class _Retraining:
         latest = self.folder / champion.LATEST
         before = latest.resolve() if latest.exists() else None
         self.run(
+            "train",
             self.rule.train,
             fit_from=periods.fit_from,
             tune_from=periods.tune_from,
@@ -378,7 +396,7 @@ class _Retraining:
 
     def scores(self, model: Model, first: date, until: date, out: Path) -> pd.DataFrame:
         """Run the score command for some days of a model."""
-        self.run(self.rule.score, run=model.path, first=first, until=until, out=out)
+        self.run("score", self.rule.score, run=model.path, first=first, until=until, out=out)
         if not out.exists():
             raise HindcastError(
                 f"the score command wrote no {out.name}; `score` in hindcast.yml must write "
@@ -386,8 +404,11 @@ class _Retraining:
             )
         return pd.read_parquet(out)
 
-    def run(self, command: str, **given: object) -> None:
-        """Run a command with its output on stderr, where progress belongs."""
+    def run(self, name: str, command: str, **given: object) -> None:
+        """Run a command with its output on stderr, where progress belongs.
+
+        It holds the locks too: a training outlives a retraining that is killed.
+        """
         given = {name: _from(self.project, value) for name, value in given.items()}
         try:
             words = [word.format(at=utc_text(self.at), **given) for word in shlex.split(command)]
@@ -397,14 +418,25 @@ class _Retraining:
                 f"{', '.join(f'{{{name}}}' for name in given)}"
             ) from None
         try:
-            done = subprocess.run(
-                words, cwd=self.project, env=environment(self.project), stdout=sys.stderr
+            process = subprocess.Popen(
+                words,
+                cwd=self.project,
+                env=loop.environment(self.project),
+                stdout=sys.stderr,
+                pass_fds=[each for held in self.locks for each in held.passed],
             )
         except FileNotFoundError:
             raise HindcastError(f"hindcast.yml: there is no program {words[0]!r}") from None
-        if done.returncode:
+        for held in self.locks:
+            held.at_step(name, process.pid)
+        try:
+            code = process.wait()
+        except BaseException:
+            loop.stop(process)
+            raise
+        if code:
             raise HindcastError(
-                f"{shlex.join(words)} ended with exit code {done.returncode}; its own lines above "
+                f"{shlex.join(words)} ended with exit code {code}; its own lines above "
                 "say why. The model in use is as it was"
             )
 

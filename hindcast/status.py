@@ -80,10 +80,14 @@ class Model:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What `hindcast monitor` found last: how many checks said what, and the worst of them."""
+    """What `hindcast monitor` found last: how many checks said what, and the worst of them.
+
+    `model` is the one it judged, which need not be the one in use any more.
+    """
 
     run_at: datetime
     at: datetime
+    model: str
     counts: dict[str, int]
     worst: list[dict[str, Any]]
 
@@ -208,6 +212,7 @@ def last_verdicts(project_dir: Path) -> Verdicts | None:
     return Verdicts(
         run_at=found.run_at,
         at=found.at,
+        model=found.model,
         counts=found.counts,
         worst=[
             {

@@ -63,7 +63,7 @@ def main(
         farthest = apart_on_test_rows(run_dir, tell)
     try:
         with step("The same hour, as training scores it"):
-            flights, threshold, zone = score(run_dir, when)
+            flights, _, threshold, zone = score(run_dir, when)
     except QuietHourError as quiet:
         console.print(f"Nothing to ask the service for: {quiet}")
         refuse(0.0, farthest)

@@ -18,6 +18,7 @@ from typing import Annotated
 
 import typer
 
+from hindcast import champion
 from hindcast.errors import HindcastError
 from serving.bundle import KEYS, Bundle, load
 from serving.requests import Flight
@@ -36,10 +37,14 @@ def main(
     at: Annotated[str, typer.Option(help="The instant of this tick, with its zone.")],
     until: Annotated[str, typer.Option(help="The next tick: flights with T before it are scored.")],
     run_dir: Annotated[
-        Path, typer.Option("--run", help="The training run whose model scores.")
-    ] = Path("artifacts/latest"),
+        Path | None,
+        typer.Option(
+            "--run", help="The training run whose model scores (default: the one in use)."
+        ),
+    ] = None,
 ) -> None:
     """Score the flights with a T from `--at` on and before `--until`, and log what was served."""
+    run_dir = run_dir or champion.in_use(Path("artifacts"))
     scored = score(run_dir, instant(at), instant(until))
     console.print(f"{len(scored.flights)} flights scored and logged, {sum(scored.flags)} flagged.")
 

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from hindcast import champion
 from training.console import PLAIN_HELP, console, instant, run
 
 app = typer.Typer(add_completion=False, context_settings=PLAIN_HELP)
@@ -22,15 +23,18 @@ def main(
     until: Annotated[str, typer.Option(help="The T from which on flights are left out.")],
     out: Annotated[Path, typer.Option(help="The Parquet file to write.")],
     run_dir: Annotated[
-        Path, typer.Option("--run", help="The training run whose model scores.")
-    ] = Path("artifacts/latest"),
+        Path | None,
+        typer.Option(
+            "--run", help="The training run whose model scores (default: the one in use)."
+        ),
+    ] = None,
 ) -> None:
     """Write the flights of a period with the score the model gives at each one's own T."""
     from training import model
     from training.dataset import feature_service, open_store
     from training.settings import Settings
 
-    scoring = model.load(run_dir)
+    scoring = model.load(run_dir or champion.in_use(Path("artifacts")))
     settings = Settings.from_dict(scoring.manifest["settings"]).but(snapshot="current")
     store = open_store(settings)
     spine = (

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from hindcast import champion
 from training.console import PLAIN_HELP, console, run, step
 from training.settings import Settings
 
@@ -32,7 +33,7 @@ def main(
         Path | None,
         typer.Option(
             help="Folder for leaks.json, leaks.png and leaks.html; a report.html in it gets the "
-            "section. Left out: artifacts/latest, or artifacts/leaks if nothing is trained yet."
+            "section. Left out: the run in use, or artifacts/leaks if nothing is trained yet."
         ),
     ] = None,
 ) -> None:
@@ -44,8 +45,9 @@ def main(
         max_rounds=rounds,
         round_step=rounds,
     )
-    latest = Path(settings.artifacts, "latest")
-    compare(settings, weather_view, out or (latest if latest.exists() else latest.parent / "leaks"))
+    artifacts = Path(settings.artifacts)
+    used = champion.in_use(artifacts)
+    compare(settings, weather_view, out or (used if used.exists() else artifacts / "leaks"))
 
 
 def compare(settings: Settings, weather_view: str, folder: Path) -> None:

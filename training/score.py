@@ -3,10 +3,12 @@
     feast -c feature_repo materialize-incremental 2013-12-30T15:00:00Z
     python -m training.score --at 2013-12-30T15:00:00Z
 
-It is a hindcast: the outcomes are known by now, so they stand beside the predictions. Not a
+It is a hindcast: the outcomes are known by now, so they stand beside the predictions. What was said
+is kept, one file for each T, so that `hindcast monitor` can judge it as outcomes arrive. Not a
 service, and not for judging the model: that is `evaluate`.
 """
 
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +27,10 @@ KEYS = ("origin", "dest", "carrier", "flight", "tailnum")
 
 REQUEST = ("predict_at", "sched_dep_at", "distance_mi", "block_min")
 """What the on-demand views take from the request."""
+
+
+KEPT = Path("data/predictions")
+"""What was said, in `<run>/<T>.parquet`; `monitor.predictions` of hindcast.yml reads it."""
 
 
 class QuietHourError(MissingInputError):
@@ -62,11 +68,12 @@ def main(
     run_dir = run_dir or champion.in_use(Path("artifacts"))
     try:
         with step("Scores of the hour, from the online store") as tell:
-            flights, threshold, zone = score(run_dir, instant)
+            flights, instant, threshold, zone = score(run_dir, instant)
             tell(f"{len(flights)} flights")
     except QuietHourError as quiet:
         console.print(f"Nothing to score: {quiet}")
         return
+    keep(flights, run_dir, instant)
     flights.to_csv(run_dir / "upcoming.csv", index=False)
     show(flights.head(rows), threshold, zone)
     flagged = flights[flights["flag"]]
@@ -78,8 +85,10 @@ def main(
     )
 
 
-def score(run_dir: Path, at: datetime | None) -> "tuple[pd.DataFrame, float, str]":
-    """The flights of the hour from `at` by falling risk, the threshold, and the local zone.
+def score(run_dir: Path, at: datetime | None) -> "tuple[pd.DataFrame, datetime, float, str]":
+    """The flights of the hour from T by falling risk, T, the threshold, and the local zone.
+
+    T is `at`, or the instant at which the online store stands.
 
     Raises:
         QuietHourError: no flight in this hour, but some within a day of it.
@@ -120,7 +129,19 @@ def score(run_dir: Path, at: datetime | None) -> "tuple[pd.DataFrame, float, str
     flights["p"] = scoring.predict_proba(flights.join(features[served]))
     flights["flag"] = flights["p"] >= scoring.threshold
     by_risk = flights.sort_values("p", ascending=False, kind="stable", ignore_index=True)
-    return by_risk, scoring.threshold, settings.zone
+    return by_risk, at, scoring.threshold, settings.zone
+
+
+def keep(flights: "pd.DataFrame", run_dir: Path, at: datetime) -> Path:
+    """Keep what a model said at an instant, whole or not at all; said again, it is replaced."""
+    run = run_dir.resolve().name
+    file = KEPT / run / f"{at:%Y%m%dT%H%M%SZ}.parquet"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(".unfinished")
+    said = flights[["flight_id", "predict_at", "p"]].assign(model=run, said_at=at)
+    said.to_parquet(unfinished, index=False)
+    os.replace(unfinished, file)
+    return file
 
 
 def stands_at(store: Any, service: Any, at: datetime | None) -> datetime:

@@ -131,7 +131,19 @@ def _show_verdicts(found: Status, to: Console) -> None:
         for name in ("ok", "warn", "fail", *sorted(verdicts.counts.keys() - {"ok", "warn", "fail"}))
         if name in verdicts.counts
     )
-    to.print(f"[italic]monitoring at {utc_text(verdicts.at)}:[/] {counts}", highlight=False)
+    of = f"of model {escape(verdicts.model)}"
+    to.print(
+        f"[italic]monitoring at {utc_text(verdicts.at)}, {of}:[/] {counts}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if found.model and found.model.id != verdicts.model:
+        to.print(
+            f"[yellow]That is not the model now in use, {escape(found.model.id)}: "
+            f"`hindcast monitor --at {utc_text(found.at)}` judges it.[/]",
+            highlight=False,
+            soft_wrap=True,
+        )
     if verdicts.worst:
         table = Table("of", "check")
         table.add_column("value", justify="right")

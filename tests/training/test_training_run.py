@@ -172,7 +172,8 @@ def test_a_run_that_fails_leaves_no_half_run(
 def test_online_features_give_the_scores_of_the_point_in_time_join(
     run_dir: Path, project: Project
 ) -> None:
-    flights, threshold, _ = score.score(run_dir, STANDS_AT)
+    flights, at, threshold, _ = score.score(run_dir, None)
+    assert at == STANDS_AT
     assert (flights["predict_at"] >= STANDS_AT).all()
     assert (flights["predict_at"] < STANDS_AT + timedelta(hours=1)).all()
     assert flights["p"].is_monotonic_decreasing
@@ -199,12 +200,32 @@ def test_the_score_command_prints_flights_with_what_became_of_them(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run_copy = shutil.copytree(run_dir, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)  # what is said is kept below data/
     assert exit_code(monkeypatch, score, "--run", str(run_copy)) == 0
     shown = capsys.readouterr().out
     upcoming = pd.read_csv(run_copy / "upcoming.csv")
     assert f"of {len(upcoming)} flights flagged" in shown.replace("\n", " ")
     for _, flight in upcoming.iterrows():
         assert f"{flight['carrier']} {flight['flight']}" in shown
+    (file,) = (tmp_path / "data/predictions").rglob("*.parquet")
+    assert str(file.relative_to(tmp_path)) == "data/predictions/run/20131220T150000Z.parquet"
+    kept = pd.read_parquet(file)
+    assert dict(zip(kept["flight_id"], kept["p"], strict=True)) == pytest.approx(
+        dict(zip(upcoming["flight_id"], upcoming["p"], strict=True))
+    )
+
+
+def test_what_was_said_at_an_instant_is_kept_until_it_is_said_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flights = pd.DataFrame({"flight_id": ["a"], "predict_at": [STANDS_AT], "p": [0.1], "x": [0]})
+    for hour, p in ((0, 0.1), (1, 0.2), (0, 0.3)):
+        score.keep(flights.assign(p=p), Path("artifacts/r"), STANDS_AT + timedelta(hours=hour))
+    kept = pd.read_parquet(tmp_path / "data/predictions").sort_values("said_at")
+    assert kept["p"].tolist() == [0.3, 0.2]
+    assert kept["model"].tolist() == ["r", "r"]
+    assert not list(tmp_path.rglob("*.unfinished"))
 
 
 def test_the_summary_shows_every_figure_of_the_run(
