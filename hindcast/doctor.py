@@ -24,7 +24,7 @@ import duckdb
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from hindcast import lock, loop, records, runs, snapshot, status
+from hindcast import fit, lock, loop, records, runs, snapshot, status
 from hindcast.config import FILE, ProjectConfig, load_config, utc_text
 from hindcast.errors import HindcastError
 
@@ -95,6 +95,7 @@ def examine(project_dir: Path, at: datetime | None = None) -> Iterator[Finding]:
     yield from _told("online store", _online(patient, store))
     yield from _told("freshness", _fresh(patient, store))
     yield from _told("model", _model(patient))
+    yield from _told("model fit", _model_fit(patient))
 
 
 def _told(name: str, findings: Iterator[Finding]) -> Iterator[Finding]:
@@ -499,6 +500,31 @@ def _model(patient: _Patient) -> Iterator[Finding]:
         )
     else:
         yield Finding("model", OK, f"{model.id} in {model.path}")
+
+
+def _model_fit(patient: _Patient) -> Iterator[Finding]:
+    """Whether the model in use can be given all that it was trained on."""
+    from hindcast.errors import MissingInputError
+
+    try:
+        model = status.current_model(patient.root, patient.config)
+    except MissingInputError:  # told by `model`
+        return
+    service = patient.config.feature_service
+    if model is None or model.feature_service not in (None, service):
+        return
+    lacks = fit.misfits(patient.root, patient.config, patient.root / model.path)
+    if lacks:
+        again = f"hindcast retrain --at {utc_text(patient.at)}  # puts one in use that fits"
+        yield Finding(
+            "model fit",
+            WRONG,
+            f"{model.id} does not fit feature service {service}: {'; '.join(lacks)}",
+            f"{again if patient.config.retrain else 'train again'}; or bring the columns back, "
+            f"`dbt build` and `feast -c {patient.repo} apply`",
+        )
+    else:
+        yield Finding("model fit", OK, f"{model.id} fits feature service {service}")
 
 
 def worst(findings: list[Finding]) -> str:

@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 
 import pandas as pd
 
-from hindcast import champion, lock, loop, tracking
+from hindcast import champion, fit, lock, loop, tracking
 from hindcast.champion import Champion, Model
 from hindcast.compare import (
     Comparison,
@@ -200,7 +200,10 @@ class _Retraining:
     def go(self, force: bool) -> Outcome:
         now = champion.current(self.project, self.config.artifacts)
         if now is None:
-            return self.first()
+            return self.first("nothing was in use", None, force=False)
+        if lacks := self.misfits(now.model.path):
+            why = f"{now.model.run} does not fit the features any more: {'; '.join(lacks)}"
+            return self.first(why, now.model.run, force)
         last = self.day(now.model.trained_until)
         until = self.at.astimezone(self.zone).date()
         if (until - last).days < self.rule.least_days:
@@ -279,14 +282,24 @@ class _Retraining:
 
     # --- the two ends -------------------------------------------------------------------
 
-    def first(self) -> Outcome:
-        """Nothing is in use yet: the newest run is taken, or one is trained."""
-        found = (self.folder / champion.LATEST).exists()
-        why = "the newest run: nothing was in use" if found else "the first: there was no run"
+    def first(self, why: str, previous: str | None, force: bool) -> Outcome:
+        """There is nothing to compare with: the newest run is taken if it fits, or one is trained.
+
+        `previous` is the model in use where that is of no use any more.
+        """
+        latest = self.folder / champion.LATEST
+        found = latest.exists() and not force and not self.misfits(latest)
+        told = f"{'the newest run' if found else 'a new one'}: {why}"
         if self.dry_run:
-            return Outcome(WOULD, f"it would put in use {why}", self.at, None)
-        run = (self.folder / champion.LATEST).resolve().name if found else self.train()
-        return self.put_in_use(champion.read(self.folder / run), champion.ADOPTED, why, None, None)
+            return Outcome(WOULD, f"it would put in use {told}", self.at, previous)
+        run = latest.resolve().name if found else self.train()
+        model = champion.read(self.folder / run)
+        action = champion.PROMOTED if previous else champion.ADOPTED
+        return self.put_in_use(model, action, told, previous, None)
+
+    def misfits(self, run: Path) -> list[str]:
+        """What a run's model needs and is not there any more."""
+        return fit.misfits(self.project, self.config, run)
 
     def challenge(self, now: Champion, why: str) -> Outcome:
         """Train a challenger, compare, decide, and act on it."""

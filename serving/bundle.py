@@ -32,7 +32,7 @@ class MisfitError(HindcastError):
         lines = "\n".join(f"  {difference}" for difference in differences)
         super().__init__(
             f"model {bundle.id} does not fit the feature service {bundle.service}:\n{lines}\n"
-            "train again with `python -m training`, or register what it was trained on "
+            "put one in use that fits (`hindcast retrain`), or bring back what it was trained on "
             "(`dbt build`, `feast -c feature_repo apply`)"
         )
 

@@ -67,8 +67,9 @@ def design(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
     missing = [column.name for column in columns if column.name not in frame.columns]
     if missing:
         raise MissingInputError(
-            f"the model needs {', '.join(missing)}; ask Feast for the feature service that "
-            "its manifest.json names"
+            f"the model needs {', '.join(missing)}, and the features it is given have no such "
+            "column: they are not those it was trained on. `hindcast retrain` puts a model in use "
+            "that fits; or bring the columns back (`dbt build`, `feast -c feature_repo apply`)"
         )
     as_needed = {}
     for c in columns:

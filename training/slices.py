@@ -28,6 +28,9 @@ RATES = ("misses", "false_alarms")
 LEAST_OF_A_KIND = 20
 """A rate made of fewer flights of either kind (missed and found, say) is not compared."""
 
+NO_SPREAD = 1e-12
+"""A jackknife's standard error up to here is rounding: nothing varied from day to day."""
+
 LEAST_DAYS = 15
 """A slice that flew on fewer days is not compared: days are what the intervals are made of."""
 
@@ -149,21 +152,24 @@ def jackknifed(whole: np.ndarray, without: np.ndarray) -> np.ndarray:
     """The covariance of figures, from what they are without each day: (days, figures).
 
     The jackknife over clusters, centred on the figures of all days; where a few days weigh much
-    it errs less on the small side than the spread of a bootstrap.
+    it errs less on the small side than the spread of a bootstrap. What differs by no more than
+    rounding does not differ.
     """
     days, apart = len(without), without - whole
     covariance: np.ndarray = (days - 1) / days * apart.T @ apart
-    return covariance
+    return np.where(abs(covariance) <= NO_SPREAD**2, 0.0, covariance)
 
 
 def compare(here: np.ndarray, elsewhere: np.ndarray, all_days: int, days: int) -> Comparison:
     """A measure over the same resamples of two sets of flights, then without each of all days.
 
     The test is a t-test of their difference by the jackknife; `days` are those of the slice.
+    Where nothing varies from day to day there is nothing to test by: p is 1, however large the
+    difference. A spread of 0 tells that the data is no sample of days, not that it is certain.
     """
     gap = here - elsewhere
     (variance,) = jackknifed(gap[0], gap[-all_days:, None])[0]
-    p = 2 * stats.t.sf(abs(gap[0]) / variance**0.5, days - 1) if variance > 0 else gap[0] == 0
+    p = 2 * stats.t.sf(abs(gap[0]) / variance**0.5, days - 1) if variance > 0 else 1.0
     return Comparison(
         Estimate.of(here[:-all_days]),
         float(elsewhere[0]),
@@ -282,7 +288,8 @@ def group_tests(
 ) -> list[GroupTest]:
     """For each grouping and error rate: is the rate the same in all slices that are compared?
 
-    Hotelling's test on the slices' rates, with their covariance by the jackknife over days.
+    Hotelling's test on the slices' rates, with their covariance by the jackknife over days. Where
+    none of them varies from day to day, p is 1 (see `compare`).
     """
     found = []
     days = int(position.max()) + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def write(project_dir: Path, config: ProjectConfig, report: Report) -> Path:
     table = environment.get_template("checks.html")
 
     def checks_table(checks: Sequence[Check], id: str = "") -> Markup:
-        return Markup(table.render(checks=checks, id=id, figure=figure))
+        return Markup(table.render(checks=checks, id=id, figure=figure, breakable=breakable))
 
     model_checks = [check for check in report.checks if check.name in PERFORMANCE]
     runs = history.history(project_dir, newest=24)
@@ -54,6 +55,7 @@ def write(project_dir: Path, config: ProjectConfig, report: Report) -> Path:
         trend=Markup(plots.trend(runs)) if len(runs) > 1 else "",
         features=_feature_rows(report),
         checks_table=checks_table,
+        breakable=breakable,
     )
     page = project_dir / options.page
     page.parent.mkdir(parents=True, exist_ok=True)
@@ -61,6 +63,11 @@ def write(project_dir: Path, config: ProjectConfig, report: Report) -> Path:
     unfinished.write_text(text, encoding="utf-8")
     os.replace(unfinished, page)
     return options.page
+
+
+def breakable(name: str) -> Markup:
+    """A name that a browser may break after its dots and underscores."""
+    return Markup("<wbr>").join(re.split(r"(?<=[._])", name))
 
 
 def figure(value: Any) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-sys.path.append(str(Path(__file__).parents[1] / "training"))
+sys.path += [str(Path(__file__).parents[1] / room) for room in ("training", "running")]
 
 from training_project import Project, flights, make_project, weather
 

@@ -4,20 +4,22 @@ import json
 import os
 from datetime import timedelta
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from monitor_project import as_json, flights
+from feast import FeatureStore
+from monitor_project import flights
 from training_project import STANDS_AT
 from typer.testing import CliRunner
 
 from hindcast.cli import app
-from hindcast.config import utc_text
+from hindcast.config import load_config, utc_text
+from hindcast.monitor import performance, watch
+from hindcast.monitor.period import Period
+from hindcast.monitor.predictions import Model, scored
 
-STEPS = [
-    {"name": "materialize", "run": "feast -c feature_repo materialize-incremental {at}"},
-    {"name": "score", "run": "python -m training.score --at {at}"},
-]
+STEPS = [{"name": "score", "run": "python -m training.score --at {at}"}]
 SAID = {"path": "data/predictions", "score": "p", "keys": ["flight_id"]}
 SAID |= {"model": "model", "at": "said_at"}
 LAST_TEST_DAY = pd.Timestamp("2013-12-18", tz="UTC")
@@ -41,37 +43,31 @@ def daily(copy, monkeypatch):
     return copy
 
 
-def hindcast(*words):
-    done = CliRunner().invoke(app, words)
-    assert done.exit_code == 0, (done.output[-3000:], done.exception)
-    return done.output
+def said_of_it(root, at):
+    """Every prediction of the model in use, with the outcomes known at an instant."""
+    options = watch.in_use(root, load_config(root))
+    store = FeatureStore(repo_path=str(root / "feature_repo"))
+    return scored(root, store, "flight_spine", options, model_of(root), at, [])
 
 
-def outcomes(at):
-    """How many predictions of the window the monitor judges, and how many wait for their outcome."""
-    found = as_json(hindcast("monitor", "--json", "--exit-zero", "--at", utc_text(at)))
-    (check,) = [check for check in found["checks"] if check["check"] == "calibration"]
-    (note,) = [note for note in found["notes"] if "no outcome" in note]
-    waiting, _, of, *_ = note.split()
-    assert int(check["detail"].split("%")[0].replace(".", "")) >= 0
-    return int(of) - int(waiting), int(waiting)
+def model_of(root):
+    return Model.of(root, watch.in_use(root, load_config(root)).model)
 
 
 def test_the_hours_that_the_loop_scored_are_judged_once_their_outcomes_are_known(daily):
-    before = outcomes(STANDS_AT + timedelta(days=1))
-    next_hour = STANDS_AT + timedelta(hours=1)
-    hindcast("run", "--at", utc_text(STANDS_AT))
-    hindcast("run", "--at", utc_text(next_hour))
-    hindcast("run", "--only", "score", "--at", utc_text(next_hour))  # said again: once
+    later, next_hour = STANDS_AT + timedelta(days=1), STANDS_AT + timedelta(hours=1)
+    before = said_of_it(daily, later)
+    for at in (STANDS_AT, next_hour):
+        done = CliRunner().invoke(app, ["run", "--at", utc_text(at)])
+        assert done.exit_code == 0, (done.output[-3000:], done.exception)
     model = os.readlink("artifacts/latest")
     files = sorted((daily / "data/predictions" / model).iterdir())
     assert [file.name for file in files] == ["20131220T150000Z.parquet", "20131220T160000Z.parquet"]
 
     spine = flights()
     end = next_hour + timedelta(hours=1)
-    scored = spine[(spine["predict_at"] >= STANDS_AT) & (spine["predict_at"] < end)]
-    labelled = int(scored["is_late"].notna().sum())
-    assert (len(scored), labelled) == (4, 4)
+    hours = spine[(spine["predict_at"] >= STANDS_AT) & (spine["predict_at"] < end)]
+    assert (len(hours), hours["is_late"].notna().sum()) == (4, 4)
 
     # what another model said is not its own
     others = spine[spine["predict_at"] >= end].head(50)[["flight_id", "predict_at"]]
@@ -79,7 +75,16 @@ def test_the_hours_that_the_loop_scored_are_judged_once_their_outcomes_are_known
     other.parent.mkdir()
     others.assign(p=0.5, model="another", said_at=end).to_parquet(other)
 
-    known, waiting = outcomes(STANDS_AT + timedelta(days=1))
-    assert (known, waiting) == (before[0] + labelled, before[1])
-    # as of the hour after, nobody had landed yet: the same four wait for their outcomes
-    assert outcomes(end)[1] == outcomes(STANDS_AT)[1] + len(scored)
+    # as of the hour after, nobody had landed yet
+    said = said_of_it(daily, end)
+    assert len(said.score) == len(before.score) + 4
+    assert np.isnan(said.outcome[-4:]).all()
+
+    # a day later all had, and the performance is judged by them too
+    said = said_of_it(daily, later)
+    window = said.within(Period(later - timedelta(days=14), later))
+    found = performance.figures(window, model_of(daily), np.random.default_rng(0))
+    written = pd.read_parquet("artifacts/latest/predictions.parquet")["flight_id"]
+    judged = spine["flight_id"].isin([*written, *hours["flight_id"]])
+    judged &= spine["is_late"].notna() & (spine["predict_at"] >= window.period.start)
+    assert found.outcomes == judged.sum() > performance.LEAST_OUTCOMES

@@ -52,6 +52,10 @@ def test_the_last_verdicts_are_shown_with_the_worst_of_them(tmp_path):
     """As `hindcast monitor` keeps them; without a run of it nothing is said of verdicts."""
     project = copy_of_ours(tmp_path)
     assert json.loads(project.must("status --json"))["verdicts"] is None
+    (project.root / "artifacts/m2").mkdir(parents=True)
+    (project.root / "artifacts/m2/manifest.json").write_text('{"run": "m2"}')
+    config = project.root / "hindcast.yml"
+    config.write_text(config.read_text() + "model: artifacts/m2\n")
     at = datetime.fromisoformat(AT)
     checks = [
         Check("origin_wind", "drift", 0.12, (0.1, 0.25)),
@@ -69,3 +73,11 @@ def test_the_last_verdicts_are_shown_with_the_worst_of_them(tmp_path):
     shown = project.must("status")
     assert "1 ok, 1 warn, 1 fail" in shown
     assert "tail_age" in shown
+    # whose verdicts they are, and that it is not the model in use any more
+    assert said["model"] == "m1"
+    assert f"monitoring at {AT}, of model m1:" in shown
+    assert f"not the model now in use, m2: `hindcast monitor --at {AT}` judges it" in shown
+    save(project.root, datetime(2026, 1, 2, tzinfo=UTC), at, 28, "m2", checks)
+    shown = project.must("status")
+    assert "of model m2:" in shown
+    assert "not the model now in use" not in shown

@@ -105,6 +105,30 @@ def test_a_slice_whose_probabilities_are_too_low_is_named_for_it() -> None:
     assert not any("bias" in measures for name, measures in worse.items() if name != "AA")
 
 
+def test_a_difference_that_no_day_varies_is_not_called_one_by_that_alone() -> None:
+    """Every day the same flights: a jackknife over days has nothing to tell chance by."""
+    of_day = [("AA", 0.6, 1), ("AA", 0.6, 0), ("AA", 0.1, 1), ("AA", 0.2, 0)]
+    of_day += [("UA", 0.7, 1), ("UA", 0.7, 1), ("UA", 0.6, 0), ("UA", 0.1, 0), ("UA", 0.3, 1)]
+    flown = pd.DataFrame(of_day * DAYS, columns=["carrier", "p", "late"])
+    day = np.repeat(np.arange(DAYS), len(of_day))
+    late, p = flown["late"].to_numpy(float), flown["p"].to_numpy()
+    rows = judged(flown["carrier"], late, p, day)
+    told = [c for each in rows for c in each.compared.values()]
+    assert len(told) == 8
+    assert any(abs(c.difference.value) > 0.1 for c in told)
+    assert [c.p for c in told] == [1.0] * len(told)
+    assert named(rows, "worse") == named(rows, "better") == {}
+    tests = slices.group_tests(
+        {GROUP: flown["carrier"]}, {GROUP: rows}, late, 1.0 * (p >= 0.4), day
+    )
+    assert [test.p for test in tests] == [1.0] * len(tests) and tests
+
+    # one day that is not like the others, and there is something to tell by
+    late[0] = 0
+    told = {e.name: e.compared["bias"].p for e in judged(flown["carrier"], late, p, day)}
+    assert 0 < told["AA"] < 1
+
+
 def test_equal_slices_are_seldom_told_apart() -> None:
     """With everything equal, at most about 5 of 100 cards may name anything."""
     cards = [judged(*flights(seed), resamples=60) for seed in range(100, 140)]

@@ -134,8 +134,8 @@ def publish(project: Path, snapshot: str, seed: int = 0) -> None:
     os.replace(link, folder.parent / "current")
 
 
-def register(project: Path) -> FeatureStore:
-    """Register a view, an on-demand view and the service `late_arrival`."""
+def register(project: Path, wind: str = "wind_mph") -> FeatureStore:
+    """Register a view, an on-demand view and the service `late_arrival`; `wind` is a column."""
     repo = project / "feature_repo"
     store = FeatureStore(repo_path=str(repo))
     origin = Entity(name="origin", join_keys=["origin"], value_type=ValueType.STRING)
@@ -145,7 +145,7 @@ def register(project: Path) -> FeatureStore:
         ttl=timedelta(hours=6),
         schema=[
             Field(name="origin", dtype=String),
-            Field(name="wind_mph", dtype=Float64),
+            Field(name=wind, dtype=Float64),
             Field(name="sky", dtype=String),
             Field(name="reports", dtype=Int64),
             Field(name="observed_at", dtype=UnixTimestamp),
