@@ -202,8 +202,8 @@ class _Retraining:
         if now is None:
             return self.first("nothing was in use", None, force=False)
         if lacks := self.misfits(now.model.path):
-            why = f"{now.model.run} does not fit the features any more: {'; '.join(lacks)}"
-            return self.first(why, now.model.run, force)
+            told = f"{now.model.run} does not fit the features any more: {'; '.join(lacks)}"
+            return self.first(told, now.model.run, force)
         last = self.day(now.model.trained_until)
         until = self.at.astimezone(self.zone).date()
         if (until - last).days < self.rule.least_days:

@@ -45,9 +45,13 @@ def main(
         max_rounds=rounds,
         round_step=rounds,
     )
-    artifacts = Path(settings.artifacts)
+    compare(settings, weather_view, out or folder_in(Path(settings.artifacts)))
+
+
+def folder_in(artifacts: Path) -> Path:
+    """The run in use, whose report gets the section; a folder of its own where there is none."""
     used = champion.in_use(artifacts)
-    compare(settings, weather_view, out or (used if used.exists() else artifacts / "leaks"))
+    return used if used.exists() else artifacts / "leaks"
 
 
 def compare(settings: Settings, weather_view: str, folder: Path) -> None:

@@ -22,7 +22,8 @@ NAMES = ["carrier_late_arrival_rate_7d", "destination_air_time_excess_mean_6h_mi
 CUT = """() => [...document.querySelectorAll("body *")].filter(it => {
   const at = it.getBoundingClientRect();
   const beyond = at.right > document.documentElement.clientWidth + 0.5;
-  return at.width > 0 && (beyond || it.scrollWidth > it.clientWidth + 1 && it.clientWidth > 0);
+  const box = it instanceof HTMLElement && it.clientWidth > 0;
+  return at.width > 0 && (beyond || box && it.scrollWidth > it.clientWidth + 1);
 }).map(it => `${it.tagName}: ${it.textContent.trim().slice(0, 60)}`)"""
 
 
