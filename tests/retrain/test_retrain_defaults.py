@@ -42,7 +42,7 @@ def test_a_backcast_is_by_the_champion_and_by_the_newest_run_where_there_is_none
         "out.parquet",
     )
     run(monkeypatch, backcast, *period)
-    assert pd.read_parquet("out.parquet")["score"].nunique() > 10
+    assert pd.read_parquet("out.parquet")["score"].nunique() > 1
     put_in_use(at_root.dull)  # it gives every flight the same
     run(monkeypatch, backcast, *period)
     assert pd.read_parquet("out.parquet")["score"].nunique() == 1
