@@ -21,7 +21,7 @@ def run_copy(run_dir: Path, tmp_path: Path) -> Path:
 def test_the_report_and_the_card_show_reasons_as_they_were_served(
     client: Client, run_copy: Path
 ) -> None:
-    flights, threshold, zone = score(run_copy, STANDS_AT)
+    flights, _, threshold, zone = score(run_copy, STANDS_AT)
     answers = demo.ask(client.address, flights)
     example = explained.example(flights.iloc[0], answers[0], zone)
 
