@@ -31,6 +31,7 @@ from rich.table import Table
 
 from benchmarks.measure import machine, write_section
 from hindcast.config import load_config, utc_text
+from hindcast.dbt import PROJECT_FILE
 from hindcast.replay.commands import Inside
 from hindcast.replay.room import Room
 
@@ -66,7 +67,7 @@ class Run:
 def work(months: int, command: str) -> None:
     """Build a history when told `way at`, line by line, and answer with what it cost."""
     room = Room(ROOT, load_config(ROOT), FOLDER / str(months))
-    if not room.folder.exists():
+    if not (room.project / PROJECT_FILE).exists():
         room.make()
     inside = Inside(room.project, room.folder / "log.txt")
     answers, sys.stdout = sys.stdout, sys.stderr
@@ -74,7 +75,9 @@ def work(months: int, command: str) -> None:
     with inside.opened():
         for line in sys.stdin:
             way, at = line.strip().split(" at ")
-            inside.run(f"python -m landing --until {at}")
+            with (room.folder / "log.txt").open("a") as log:
+                land = [sys.executable, "-m", "landing", "--until", at]
+                subprocess.run(land, stdout=log, env=plain, check=True)
             if way == FULL:
                 inside.run("dbt seed")
             before, began = _cpu(), time.monotonic()
@@ -132,11 +135,15 @@ class Worker:
             text=True,
         )
 
-    def build(self, way: str, at: datetime) -> Run:
-        """Land up to an instant, and build. Raises RuntimeError if the process ends."""
-        assert self._process.stdin and self._process.stdout
+    def begin(self, way: str, at: datetime) -> None:
+        """Have it land up to an instant, and build."""
+        assert self._process.stdin
         self._process.stdin.write(f"{way} at {utc_text(at)}\n")
         self._process.stdin.flush()
+
+    def built(self) -> Run:
+        """Wait for what was begun. Raises RuntimeError if the process ends."""
+        assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"a build failed: see {FOLDER}/{self.months}.txt")
@@ -150,12 +157,14 @@ class Worker:
 
 
 def measure(histories: dict[int, datetime], hours: int, command: str, console: Console) -> None:
-    """Build each history once, then so many hours each way, in turns; go on where it ended."""
+    """Build each history once, all at a time, then so many hours each way, in turns."""
     workers = [Worker(months, command) for months in histories]
     try:
-        for worker in workers:
-            if not any(run.months == worker.months for run in kept()):
-                _keep(worker.build(FULL, histories[worker.months]), console)
+        new = [w for w in workers if not any(run.months == w.months for run in kept())]
+        for worker in new:
+            worker.begin(FULL, histories[worker.months])
+        for worker in new:
+            _keep(worker.built(), console)
         done = {(run.months, run.way, run.at) for run in kept()}
         warm = {worker.months: False for worker in workers}
         # the first hour of each way starts up, and is not counted
@@ -168,7 +177,8 @@ def measure(histories: dict[int, datetime], hours: int, command: str, console: C
                 }
                 if (worker.months, way, utc_text(at)) in done or max(later) > at:
                     continue
-                run = worker.build(way, at)
+                worker.begin(way, at)
+                run = worker.built()
                 starts_up = number < 2 or (way == INSIDE and not warm[worker.months])
                 warm[worker.months] |= way == INSIDE
                 if not starts_up:
