@@ -17,6 +17,7 @@ from typing import Any
 
 import orjson
 
+from hindcast.errors import MissingInputError
 from serving.requests import decode
 from serving.service import Options, Service
 from serving.words import lateness
@@ -109,9 +110,20 @@ def cost(run_dir: Path, at: datetime | None, requests: Sequence[dict[str, Any]])
 
 
 def write(run_dir: Path, examples: list[Example], measured: Cost, threshold: float) -> None:
-    """Write served.json, and put it into the report and the card of the run."""
+    """Write served.json, and put it into the report and the card of the run.
+
+    Raises:
+        MissingInputError: the run is of an earlier version, which wrote no price of computing.
+    """
     run = run_dir.resolve()
-    price = json.loads((run / "metrics.json").read_text())["computing"]["cpu_hour_price"]
+    metrics = json.loads((run / "metrics.json").read_text())
+    if "computing" not in metrics:
+        raise MissingInputError(
+            f"{run / 'metrics.json'} has no `computing`, which training writes now: "
+            "the run is of an earlier one. Train again with `python -m training`, or put a newer "
+            "one in use with `hindcast rollback --to <run>`"
+        )
+    price = metrics["computing"]["cpu_hour_price"]
     facts = {
         "examples": examples,
         "cost": measured,

@@ -9,6 +9,7 @@ import pytest
 from serving_client import Client
 from training_project import STANDS_AT
 
+from hindcast.errors import MissingInputError
 from serving import demo, explained
 from training.score import score
 
@@ -47,3 +48,9 @@ def test_the_report_and_the_card_show_reasons_as_they_were_served(
     assert [r["title"] for r in stored["examples"][0]["reasons"]] == [
         reason.title for reason in example.reasons
     ]
+
+
+def test_a_run_of_an_earlier_version_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text("{}")
+    with pytest.raises(MissingInputError, match=r"no `computing`.* Train again"):
+        explained.write(tmp_path, [], explained.Cost(0.1, 0.2, 500, 200), 0.25)
