@@ -24,7 +24,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from hindcast.errors import HindcastError
-from hindcast.replay.ticks import OWN, Notebook
+from hindcast.replay.ticks import OWN, YARDSTICK, Notebook
 from hindcast.resample import calibration_error, day_weights, log_losses, means, roc_auc
 
 RESAMPLES = 1_000
@@ -57,8 +57,9 @@ class Figure:
 class Growth:
     """How a tick's cost moves with history, per day, as a share of the mean tick.
 
-    `proportional`: what it would be if the cost followed all of history. CPU seconds are judged;
-    wall seconds depend on what else the machine does, and are told only.
+    `proportional`: what it would be if the cost followed all of history. Judged is how many times
+    the CPU seconds of the yardstick, done beside it, a tick took. Seconds depend on what else the
+    machine does, and are told only.
     """
 
     what: str
@@ -253,13 +254,17 @@ class Judge:
         history = self._history_days(first)
         trends = [
             growth(
-                f"{what} seconds per tick",
+                what,
                 going[column].to_numpy("float64"),
                 going["day"].to_numpy("float64"),
                 history,
-                is_judged=column == "cpu_seconds",
+                is_judged=column == "yardsticks",
             )
-            for what, column in (("CPU", "cpu_seconds"), ("wall", "seconds"))
+            for what, column in (
+                ("CPU per tick, in yardsticks", "yardsticks"),
+                ("CPU seconds per tick", "cpu_seconds"),
+                ("wall seconds per tick", "seconds"),
+            )
         ]
         return Outcome(
             start=self.plan.start,
@@ -293,8 +298,15 @@ class Judge:
 
 
 def costs(notebook: Notebook) -> pd.DataFrame:
-    """Every tick that is done: its day since the first, seconds, CPU seconds, and counts."""
-    ticks: pd.DataFrame = notebook.table("select * from replay_ticks order by tick_at").to_pandas()
+    """Every tick that is done: its day since the first, seconds, CPU seconds, and counts.
+
+    `yardsticks` are its CPU seconds in those of the fixed piece of work done after it.
+    """
+    ticks: pd.DataFrame = notebook.table(
+        "select ticks.*, ticks.cpu_seconds / steps.cpu_seconds as yardsticks "
+        "from replay_ticks as ticks join replay_steps as steps on ticks.tick_at = steps.tick_at "
+        f"and attempt = attempts and step = '{YARDSTICK}' order by ticks.tick_at"
+    ).to_pandas()
     since = ticks["tick_at"] - ticks["tick_at"].min()
     return ticks.assign(day=since / pd.Timedelta(days=1))
 

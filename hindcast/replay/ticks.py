@@ -8,6 +8,7 @@ where it was. Not for what comes of it: that is `figures`.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,8 +28,8 @@ from hindcast.replay.commands import Inside, filled
 from hindcast.replay.outcomes import Outcomes, log_files
 from hindcast.replay.room import Plan, Room
 
-PARITY, OUTCOMES = "parity", "outcomes"
-OWN = (PARITY, OUTCOMES)
+PARITY, OUTCOMES, YARDSTICK = "parity", "outcomes", "yardstick"
+OWN = (PARITY, OUTCOMES, YARDSTICK)
 """The steps that are the replay's own; their seconds are not the tick's."""
 ATTEMPTS = 15
 _TABLES = """
@@ -231,9 +232,12 @@ class Loop:
             command = filled(step.run, values)
             if not self._step(tick, step.name, lambda command=command: self.inside.run(command)):  # type: ignore[misc]
                 return False
-        return self._step(tick, PARITY, lambda: self._compare(tick)) and self._step(
-            tick, OUTCOMES, lambda: self._arrive(tick)
-        )
+        own = {
+            PARITY: lambda: self._compare(tick),
+            OUTCOMES: lambda: self._arrive(tick),
+            YARDSTICK: yardstick,
+        }
+        return all(self._step(tick, name, work) for name, work in own.items())
 
     def _step(self, tick: Tick, name: str, work: Callable[[], None]) -> bool:
         self.gate.before(tick.at, tick.attempts, name)
@@ -297,3 +301,14 @@ class Loop:
             elif all(time < at for time in times):
                 self._read.add(file)
         return pa.concat_tables(parts) if parts else pa.table({AS_OF: pa.array([], pa.null())})
+
+
+def yardstick() -> None:
+    """A piece of work that is always the same: its CPU seconds say how fast the machine is now.
+
+    Beside other work they vary by a third and more, which would hide a growth, or look like one.
+    """
+    with duckdb.connect(config={"threads": 1}) as connection:
+        connection.execute("select sum(hash(i) % 1000) from range(10_000_000) as t (i)").fetchall()
+    for _ in range(6_000):
+        json.loads(json.dumps({str(i): [i, i / 3] for i in range(25)}))

@@ -1,14 +1,16 @@
 """Do the figures of a replay say what they should, also when live and offline are not the same?"""
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from hindcast.errors import HindcastError
 from hindcast.replay.commands import filled
-from hindcast.replay.figures import compare, growth
+from hindcast.replay.figures import compare, costs, growth
 from hindcast.replay.room import Plan
+from hindcast.replay.ticks import PARITY, YARDSTICK, Notebook, Ran, Tick
 
 DAYS, A_DAY = 14, 300
 
@@ -54,6 +56,27 @@ def test_a_cost_that_follows_history_grows_and_one_that_follows_the_hour_does_no
     assert not steady.grows
     assert rising.grows
     assert rising.per_day.low < rising.proportional < rising.per_day.high
+
+
+def test_a_machine_that_slows_down_is_not_taken_for_a_cost_that_grows(tmp_path):
+    notebook = Notebook(SimpleNamespace(folder=tmp_path))
+    start = datetime(2013, 11, 1, tzinfo=UTC)
+    for hour in range(24 * 6):
+        slow = 1 + hour / 100
+        work = (("build", 9 * slow), (PARITY, 5.0), (YARDSTICK, 0.3 * slow))
+        at = start + timedelta(hours=hour)
+        ran = [Ran(name, start, seconds, seconds) for name, seconds in work]
+        notebook.steps(at, 1, ran[:1])  # a try that failed
+        notebook.tick(Tick(at, attempts=2, steps=ran))
+    ticks = costs(notebook)
+    assert len(ticks) == 24 * 6
+    seconds, yardsticks = (
+        growth(name, ticks[name].to_numpy(), ticks["day"].to_numpy(), history_days=30)
+        for name in ("cpu_seconds", "yardsticks")
+    )
+    assert seconds.grows
+    assert not yardsticks.grows
+    assert ticks["yardsticks"].to_numpy() == pytest.approx(30)
 
 
 def test_too_few_days_show_no_trend():
