@@ -1,6 +1,6 @@
 """What retraining is worth: the year of flights, month by month, with and without it.
 
-    python -m benchmarks.retrain            # about ten minutes; writes docs/images/retrain.png
+    python -m benchmarks.retrain            # half an hour; writes docs/images/retrain.png
     python -m benchmarks.retrain --redraw   # the tables and the picture of the last run again
 
 Four models score the flights of each month from March on. Nothing that was not known at the
