@@ -100,6 +100,14 @@ class Lab:
         ]
         assert answer.success, (answer.exception, failed)
 
+    def stop(self) -> None:
+        """Let go of the warehouse: dbt would take that of another lab in this process for it."""
+        from dbt.adapters.duckdb.connections import DuckDBConnectionManager
+
+        if DuckDBConnectionManager._ENV is not None:
+            DuckDBConnectionManager._ENV.close()
+            DuckDBConnectionManager.close_all_connections()
+
     def _places(self) -> list[str]:
         home = ["--project-dir", str(self.root), "--profiles-dir", str(self.root)]
         return [*home, "--quiet", "--no-write-json", "--log-level-file", "none"]

@@ -20,6 +20,7 @@ def lab(tmp_path_factory):
     made.dbt("run")
     made.dbt(*TESTS)
     yield made
+    made.stop()
     os.chdir(before)
 
 

@@ -27,6 +27,7 @@ def lab(tmp_path_factory):
     deliver_start(made)
     made.start()
     yield made
+    made.stop()
     os.chdir(before)
 
 

@@ -27,7 +27,7 @@ def up(ours):
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
-        process.wait(60)
+        process.wait(180)
 
 
 def address(said, title):
@@ -109,6 +109,6 @@ def test_ctrl_c_stops_every_page(ours):
     page = address(said.read_text(), "Lineage")
     assert "<html" in get(page)
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0
+    assert process.wait(180) == 0
     with pytest.raises(urllib.error.URLError):
         get(page)

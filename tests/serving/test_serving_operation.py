@@ -77,7 +77,7 @@ def test_a_bundle_that_the_features_do_not_fit_is_refused_with_every_difference(
         "origin_weather.gusts (Int64): not served any more",
         "crew: a key in training, but no request has it",
     ]
-    assert "python -m training" in str(refused.value)
+    assert "hindcast retrain" in str(refused.value)
 
 
 def test_a_service_does_not_start_on_changed_features(
