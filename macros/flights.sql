@@ -12,7 +12,7 @@
     True where all of it is built. The model has them as its CTE `messages`. -#}
 {% macro told_of_since(flight_id) -%}
     {%- if is_increment() -%}
-        {{ flight_id }} in (select flight_id from messages where {{ since('_loaded_at') }})
+        {{ flight_id }} in (select flight_id from messages as told where {{ since('_loaded_at') }})
     {%- else -%} true
     {%- endif -%}
 {%- endmacro %}
