@@ -1,10 +1,10 @@
 """What an hour of new records costs after months of history: `python -m benchmarks.increment`.
 
 For each history the feed is landed up to a Wednesday afternoon in a project copy of its own and
-built once; then hour after hour is landed (not counted) and built by `dbt run`: in one process that
-stays, as `hindcast replay` has it, and as a plain command. Histories and ways take turns, so that a
-noisy minute hits all alike; what counts is CPU seconds, by their median. A full rebuild of each
-history is measured beside that.
+built once; then hour after hour is landed (not counted) and built as a tick of `hindcast replay`
+builds: in one process that stays, as there, and as a plain command. Histories and ways take turns,
+so that a noisy minute hits all alike; what counts is CPU seconds, by their median. A rebuild of
+each history from nothing is measured beside that.
 
 What was measured is kept in `data/benchmarks/increment`, and the same command goes on from there;
 `--fresh` begins anew. Writes the plot and docs/benchmarks.md only with `--write`.
@@ -29,7 +29,7 @@ import duckdb
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import machine, write_section
+from benchmarks.measure import machine, markdown_table, write_section
 from hindcast.config import load_config, utc_text
 from hindcast.dbt import PROJECT_FILE
 from hindcast.replay.commands import Inside
@@ -54,6 +54,7 @@ class Run:
 
     months: int
     way: str
+    command: str
     at: str
     history: int
     new: int
@@ -90,7 +91,7 @@ def work(months: int, command: str) -> None:
                     subprocess.run(words, stdout=log, env=plain, check=True)
             cost = _cpu() - before, time.monotonic() - began
             counted = _counted(room.project / "data" / "warehouse.duckdb", at)
-            print(json.dumps(asdict(Run(months, way, at, *counted, *cost))), file=answers)
+            print(json.dumps(asdict(Run(months, way, command, at, *counted, *cost))), file=answers)
             answers.flush()
 
 
@@ -165,7 +166,7 @@ def measure(histories: dict[int, datetime], hours: int, command: str, console: C
             worker.begin(FULL, histories[worker.months])
         for worker in new:
             _keep(worker.built(), console)
-        done = {(run.months, run.way, run.at) for run in kept()}
+        done = {(run.months, run.way, run.at) for run in kept() if run.command == command}
         warm = {worker.months: False for worker in workers}
         # the first hour of each way starts up, and is not counted
         for number in range(2 * hours + 2):
@@ -241,7 +242,7 @@ def _median(values: list[float]) -> float:
     return statistics.median(values) if values else float("nan")
 
 
-def plot(runs: list[Run]) -> None:
+def plot(runs: list[Run], command: str) -> None:
     """CPU seconds against records of history, both logarithmic."""
     import matplotlib
 
@@ -260,7 +261,7 @@ def plot(runs: list[Run]) -> None:
         label = f"{way}, one hour" if way != FULL else way
         axis.plot(*zip(*points, strict=True), "o-", color=colour, linewidth=2, label=label)
     axis.set(xscale="log", yscale="log", xlabel="records of history", ylabel="CPU seconds")
-    axis.set_title("dbt run: what an hour of new records costs", loc="left", fontsize=11)
+    axis.set_title(f"{command}:\nwhat an hour of new records costs", loc="left", fontsize=11)
     ticks = [1, 2, 5, 10, 20, 50, 100, 200]
     axis.set_yticks(ticks, [str(tick) for tick in ticks])
     costs = [run.cpu for run in runs]
@@ -276,7 +277,6 @@ def plot(runs: list[Run]) -> None:
 
 def markdown(runs: list[Run], command: str) -> str:
     """The section of docs/benchmarks.md."""
-    head, *rows = table(runs)
     lines = [
         "## An hour of new records",
         "",
@@ -284,13 +284,18 @@ def markdown(runs: list[Run], command: str) -> str:
         "after so much history; medians of hours in turns. Starting up is not in the figures of "
         "one process, landing in none; a full rebuild is one run.",
         "",
-        f"| {' | '.join(head)} |",
-        f"|{'---|' * len(head)}",
-        *(f"| {' | '.join(row)} |" for row in rows),
+        *markdown_table(table(runs)),
         "",
         "![CPU seconds of an increment against history](images/increment.png)",
     ]
     return "\n".join(lines)
+
+
+def tick_builds() -> str:
+    """How a tick of `hindcast replay` builds, by hindcast.yml."""
+    replay = load_config(ROOT).replay
+    assert replay is not None, "hindcast.yml has no `replay`"
+    return next(step.run for step in replay.steps if step.name == "build")
 
 
 def main() -> None:
@@ -298,30 +303,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.increment", description=__doc__)
     parser.add_argument("--months", default="1,6,12", help="histories (default 1,6,12)")
     parser.add_argument("--hours", type=int, default=4, help="hours of each way (default 4)")
-    parser.add_argument("--command", default="dbt run", help="what builds (default dbt run)")
+    parser.add_argument("--command", help="what builds (default: the step `build` of a tick)")
     parser.add_argument("--fresh", action="store_true", help="forget what was measured")
     parser.add_argument(
         "--write", action="store_true", help="write the plot and docs/benchmarks.md"
     )
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    command = options.command or tick_builds()
     if options.worker is not None:
-        work(options.worker, options.command)
+        work(options.worker, command)
         return
     if options.fresh:
         shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True, exist_ok=True)
     console = Console()
     histories = {int(months): AFTERNOONS[int(months)] for months in options.months.split(",")}
-    measure(histories, options.hours, options.command, console)
-    head, *rows = table(kept())
-    shown = Table(*head, title=f"{options.command}: an hour of new records")
+    measure(histories, options.hours, command, console)
+    runs = [run for run in kept() if run.command == command or run.way == FULL]
+    head, *rows = table(runs)
+    shown = Table(*head, title=f"{command}: an hour of new records")
     for row in rows:
         shown.add_row(*row)
     console.print(shown)
     if options.write:
-        plot(kept())
-        write_section("increment", markdown(kept(), options.command))
+        plot(runs, command)
+        write_section("increment", markdown(runs, command))
 
 
 if __name__ == "__main__":

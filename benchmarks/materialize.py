@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from benchmarks.measure import machine, used, write_section
+from benchmarks.measure import machine, markdown_table, used, write_section
 from benchmarks.pit import short
 
 DATA = Path(__file__).parents[1] / "data" / "benchmarks" / "materialize"
@@ -394,7 +394,6 @@ def plot(results: Results) -> None:
 
 def markdown(results: Results) -> str:
     """The section of docs/benchmarks.md."""
-    head, *rows = table(results)
     lines = [
         "## Filling and reading the online store",
         "",
@@ -404,9 +403,7 @@ def markdown(results: Results) -> str:
         "Feast's. In brackets how many times Hindcast's on the same engine. The floor writes and "
         "reads the same bytes with no store around them. CPU is the client's.",
         "",
-        f"| {' | '.join(head)} |",
-        f"|{'---|' * len(head)}",
-        *(f"| {' | '.join(row)} |" for row in rows),
+        *markdown_table(table(results)),
         "",
         "![Filling and reading online stores](images/materialize.png)",
     ]

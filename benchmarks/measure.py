@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +55,12 @@ def machine() -> str:
         models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         name = f"{models[0].split(': ')[1]}, {len(models)} threads" if models else name
     return f"{name}, Python {platform.python_version()}"
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table; the first row is its head."""
+    head, *others = (f"| {' | '.join(row)} |" for row in rows)
+    return [head, f"|{'---|' * len(rows[0])}", *others]
 
 
 def write_section(name: str, text: str) -> None:

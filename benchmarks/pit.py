@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from benchmarks.measure import machine, used, write_section
+from benchmarks.measure import machine, markdown_table, used, write_section
 
 DATA = Path(__file__).parents[1] / "data" / "benchmarks" / "pit"
 PLOT = Path(__file__).parents[1] / "docs" / "images" / "pit.png"
@@ -458,7 +458,6 @@ def plot(results: dict[Cell, dict[str, Result]], methods: list[str]) -> None:
 
 def markdown(results: dict[Cell, dict[str, Result]], methods: list[str]) -> str:
     """The section of docs/benchmarks.md."""
-    head, *rows = table(results, methods)
     lines = [
         "## Point-in-time joins",
         "",
@@ -467,9 +466,7 @@ def markdown(results: dict[Cell, dict[str, Result]], methods: list[str]) -> str:
         "many times ours. The floor answers nothing: it reads the same bytes and joins once. "
         f"What passes {CPU_LIMIT} CPU seconds is stopped.",
         "",
-        f"| {' | '.join(head)} |",
-        f"|{'---|' * len(head)}",
-        *(f"| {' | '.join(row)} |" for row in rows),
+        *markdown_table(table(results, methods)),
         "",
         *growth(results),
         "",

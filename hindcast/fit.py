@@ -7,6 +7,7 @@ its word. Not for how good the model is: that is `monitor`.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from hindcast import status
@@ -44,13 +45,27 @@ def misfits(project_dir: Path, config: ProjectConfig, run: Path) -> list[str]:
         for projection in service.feature_view_projections
         for field in projection.features
     }
+    # a key, which every row has, is a column of the spine
+    asked = [
+        (each["name"], each["dtype"], each["view"])
+        for each in needed
+        if each["name"] in given or each["name"] not in spine
+    ]
+    return changes(asked, given)
+
+
+def changes(
+    needed: Iterable[tuple[str, str, str]], given: Mapping[str, tuple[str, str]]
+) -> list[str]:
+    """How features given (view and type by name) differ from those needed (name, type, view)."""
     found = []
-    for each in needed:
-        name, dtype, view = each["name"], each["dtype"], each["view"]
+    for name, dtype, view in needed:
         if name not in given:
-            if name not in spine:  # a key, which every row has
-                found.append(f"{view}.{name} ({dtype}) is not there any more")
-        elif given[name] != (view, dtype):
-            now = " ".join(given[name])
-            found.append(f"{name} was {view} {dtype} and is {now} now")
+            found.append(f"{view}.{name} ({dtype}): not served any more")
+            continue
+        view_now, dtype_now = given[name]
+        if dtype_now != dtype:
+            found.append(f"{view}.{name}: {dtype} in training, {dtype_now} now")
+        if view_now != view:
+            found.append(f"{name}: of {view} in training, of {view_now} now")
     return found

@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from hindcast import fit
 from hindcast.errors import HindcastError, MissingInputError
 from hindcast.online import OnlineReader
 from serving.requests import Flight
@@ -64,22 +65,14 @@ class Bundle:
             for name in (*reader.keys, *reader.request)
             if name not in asked
         ]
-        for column in self.columns:
-            if column.view == KEYS:
-                if column.name not in asked:
-                    found.append(f"{column.name}: a key in training, but no request has it")
-                continue
-            spec = reader.features.get(column.name)
-            if spec is None:
-                found.append(f"{column.view}.{column.name} ({column.dtype}): not served any more")
-                continue
-            if str(spec.dtype) != column.dtype:
-                found.append(
-                    f"{column.view}.{column.name}: {column.dtype} in training, {spec.dtype} now"
-                )
-            if spec.view != column.view:
-                found.append(f"{column.name}: of {column.view} in training, of {spec.view} now")
-        return found
+        found += [
+            f"{column.name}: a key in training, but no request has it"
+            for column in self.columns
+            if column.view == KEYS and column.name not in asked
+        ]
+        given = {name: (spec.view, str(spec.dtype)) for name, spec in reader.features.items()}
+        features = [(c.name, c.dtype, c.view) for c in self.columns if c.view != KEYS]
+        return [*found, *fit.changes(features, given)]
 
     def refuse_misfit(self, reader: OnlineReader) -> None:
         """Raise MisfitError if there are differences."""

@@ -149,12 +149,12 @@ class Inside:
         try:
             answer = dbtRunner(manifest=self._manifest).invoke(words)
         finally:
-            _let_go()
+            let_go()
         if not answer.success:
             raise CommandError(f"`dbt {' '.join(words)}`: {why(answer)}"[:_TOLD])
 
 
-def _let_go() -> None:
+def let_go() -> None:
     """Close the warehouse: dbt-duckdb would keep it open, and locked, until the process ends."""
     from dbt.adapters.duckdb.connections import DuckDBConnectionManager
 

@@ -58,8 +58,6 @@ class Survived:
     restarts: int
     retried: int
     on_time: int
-    possible: int
-    """Ticks that no fault made impossible: all but those in which one lasted beyond the tick."""
     longest_s: float
     disk: str
     seconds: float
@@ -403,7 +401,6 @@ def _survived(supervisor: Supervisor, watch: Watch) -> Survived:
         restarts=supervisor.restarts,
         retried=sum(row[2] > 1 for row in ticks),
         on_time=on_time,
-        possible=plan.count,
         longest_s=max(supervisor.took.values(), default=0.0),
         disk="tmpfs" if supervisor.disk.is_mounted else "limit on file sizes",
         seconds=0.0,
@@ -485,7 +482,7 @@ def show(survived: Survived, console: Console) -> None:
         mark = "[green]yes" if check.passed else "[red]NO"
         table.add_row(check.name, mark, check.found)
     console.print(table)
-    share = 100 * survived.on_time / survived.possible if survived.possible else 0.0
+    share = 100 * survived.on_time / survived.planned
     word = "survived" if survived.passed else "NOT survived"
     console.print(
         f"The worst day {word}: {len(survived.struck)} faults in {survived.ticks} ticks, "

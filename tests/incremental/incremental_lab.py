@@ -20,6 +20,7 @@ from typing import Any
 import duckdb
 
 from hindcast import snapshot
+from hindcast.replay.commands import let_go
 
 ROOT = Path(__file__).parents[2]
 PARTS = ["models", "macros", "seeds", "feature_repo"]
@@ -102,11 +103,7 @@ class Lab:
 
     def stop(self) -> None:
         """Let go of the warehouse: dbt would take that of another lab in this process for it."""
-        from dbt.adapters.duckdb.connections import DuckDBConnectionManager
-
-        if DuckDBConnectionManager._ENV is not None:
-            DuckDBConnectionManager._ENV.close()
-            DuckDBConnectionManager.close_all_connections()
+        let_go()
 
     def _places(self) -> list[str]:
         home = ["--project-dir", str(self.root), "--profiles-dir", str(self.root)]

@@ -290,15 +290,21 @@ def test_only_what_changed_since_the_loaded_snapshot_is_read(tmp_path: Path, cap
     assert lab.values("k3", "late", "next") == [3, 7, 8]
 
 
-def test_a_run_that_dies_after_it_took_a_row_away_is_made_good_by_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    online = "{type: hindcast.online_store.LmdbOnlineStore, path: ../data/online}"
-    lab = PublishedLab(tmp_path, online, timedelta(0))
+def lab_with_a_row_taken_back(folder: Path, online: str) -> PublishedLab:
+    """Of a's two rows the second was materialized, and is not in the newest snapshot any more."""
+    lab = PublishedLab(folder, online, timedelta(0))
     before, taken_back = ("a", T0 - 2 * HOUR, T0, 1), ("a", T0 - HOUR, T0, 2)
     lab.history([before, taken_back])
     lab.until(T0)
     lab.history([before])
+    return lab
+
+
+def test_a_run_that_dies_after_it_took_a_row_away_is_made_good_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    online = "{type: hindcast.online_store.LmdbOnlineStore, path: ../data/online}"
+    lab = lab_with_a_row_taken_back(tmp_path, online)
     load_from, loads = ArrowEngine._load_from, []
 
     def dies_in_the_second(*arguments: Any) -> Any:
@@ -368,11 +374,7 @@ def test_a_file_replaced_while_it_is_read_is_read_anew(
 def test_a_key_with_a_row_before_and_after_a_run_is_never_without_one(
     tmp_path: Path, online: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lab = PublishedLab(tmp_path, online, timedelta(0))
-    before, taken_back = ("a", T0 - 2 * HOUR, T0, 1), ("a", T0 - HOUR, T0, 2)
-    lab.history([before, taken_back])
-    lab.until(T0)
-    lab.history([before])
+    lab = lab_with_a_row_taken_back(tmp_path, online)
     load, seen = PackedOnlineStore.load, []
 
     def looked_at(*arguments: Any, **settings: Any) -> Any:

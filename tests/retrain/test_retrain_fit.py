@@ -50,7 +50,7 @@ def test_a_renamed_feature_is_named_with_the_way_out_and_the_way_out_works(renam
     with pytest.raises(MissingInputError, match=r"needs wind_mph, .*`hindcast retrain` puts"):
         score.score(renamed.artifacts / "champion", AT)
     found = finding(renamed)
-    lacks = "origin_weather.wind_mph (Float64) is not there any more"
+    lacks = "origin_weather.wind_mph (Float64): not served any more"
     assert (found.state, found.found) == (
         "wrong",
         f"{renamed.good} does not fit feature service late_arrival: {lacks}",
@@ -91,5 +91,5 @@ def test_another_type_or_view_is_a_misfit_too(lab: Lab) -> None:
     assert wind in manifest.read_text()
     manifest.write_text(manifest.read_text().replace(wind, wind.replace("Float64", "Int64")))
     assert fit.misfits(lab.root, load_config(lab.root), lab.artifacts / lab.good) == [
-        "wind_mph was origin_weather Int64 and is origin_weather Float64 now"
+        "origin_weather.wind_mph: Int64 in training, Float64 now"
     ]

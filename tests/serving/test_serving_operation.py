@@ -72,10 +72,10 @@ def test_a_bundle_that_the_features_do_not_fit_is_refused_with_every_difference(
     with pytest.raises(MisfitError) as refused:
         other.refuse_misfit(reader)
     assert refused.value.differences == [
+        "crew: a key in training, but no request has it",
         "origin_weather.wind_mph: Int64 in training, Float64 now",
         "sky: of moon in training, of origin_weather now",
         "origin_weather.gusts (Int64): not served any more",
-        "crew: a key in training, but no request has it",
     ]
     assert "hindcast retrain" in str(refused.value)
 
