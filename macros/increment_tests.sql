@@ -3,16 +3,16 @@
     `hindcast.untested` says, by source, from which instant on those are. A run in which every data
     test passed empties it (those tagged `whole` excepted: they are often left out). All rows are
     tested by `dbt test`, a first build and --full-refresh. So are they by a test whose answer for a
-    row depends on others, and in models that are not rebuilt from an instant on. -#}
+    row depends on others by more than their key, and in models that are not rebuilt from an
+    instant on. -#}
 
 {#- dbt asks this what a generic test reads. -#}
 {% macro get_where_subquery(relation) -%}
     {%- set conditions = [config.get('where')] if config.get('where') else [] -%}
     {%- if execute and model.attached_node in graph.nodes -%}
         {%- set tested = graph.nodes[model.attached_node] -%}
-        {%- if tested.config.get('incremental_strategy') == 'rebuild_since'
-            and looks_at_rows_alone(model.test_metadata, known_by(tested)) -%}
-            {%- do conditions.append(untested(known_by(tested))) -%}
+        {%- if rows_are_dated(tested) -%}
+            {%- do conditions.append(looked_at(relation, model.test_metadata, known_by(tested))) -%}
         {%- endif -%}
     {%- endif -%}
     {%- set needed = conditions | reject('equalto', 'true') | list -%}
@@ -26,11 +26,27 @@
 {% endmacro %}
 
 
-{#- Whether what a test says of a row needs no row known at another time. One that asks whether a
-    combination is unique does not, if that time is a part of it. -#}
-{% macro looks_at_rows_alone(test, known_by) %}
-    {{ return(test.name in ('not_null', 'accepted_values', 'relationships')
-        or known_by in (test.kwargs.get('columns') or [])) }}
+{#- Whether a model's rows known before an instant stand when it is built again from there on. A view
+    that reads such a model says so by naming its column in `meta.known_by`. -#}
+{% macro rows_are_dated(node) %}
+    {{ return(node.config.get('incremental_strategy') == 'rebuild_since'
+        or (node.config.materialized == 'view' and 'known_by' in node.config.get('meta', {}))) }}
+{% endmacro %}
+
+
+{#- The rows a generic test has to look at: the untested ones, where it looks at rows alone; for a
+    key, those that share it too (one that is NULL is for `not_null`); else all. -#}
+{% macro looked_at(relation, test, known_by) %}
+    {%- set given = test.kwargs -%}
+    {%- set key = given.get('columns') or [given.get('column_name')] -%}
+    {%- set is_new = untested(known_by) -%}
+    {%- if test.name in ('not_null', 'accepted_values', 'relationships') or known_by in key -%}
+        {{ return(is_new) }}
+    {%- elif test.name in ('unique', 'unique_combination') -%}
+        {{ return(is_new if is_new in ('true', 'false') else '(' ~ key | join(', ') ~ ') in (select '
+            ~ key | join(', ') ~ ' from ' ~ relation ~ ' where ' ~ is_new ~ ')') }}
+    {%- endif -%}
+    {{ return('true') }}
 {% endmacro %}
 
 

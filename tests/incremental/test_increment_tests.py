@@ -15,7 +15,7 @@ def lab(tmp_path_factory):
     made = Lab(tmp_path_factory.mktemp("increment_tests"))
     os.chdir(made.root)
     made.lines = made.land("2013-01-02T12:00:00Z")
-    deliver(made, until="2013-01-02T11:00:00Z")
+    deliver(made, until="2013-01-02T10:00:00Z")
     made.start()
     made.dbt("run")
     made.dbt(*TESTS)
@@ -61,7 +61,7 @@ def test_what_was_built_stays_untested_until_every_test_has_passed(lab):
         lab.dbt("test", "--select", "airport_state")  # this one looks at every row
     repair(lab, old)
 
-    deliver(lab, until="2013-01-03T00:00:00Z")
+    deliver(lab, until="2013-01-02T11:00:00Z")
     lab.dbt("run")
     assert untested(lab)
     new = spoil(lab, "max")
@@ -72,5 +72,27 @@ def test_what_was_built_stays_untested_until_every_test_has_passed(lab):
 
     lab.dbt(*OF_ONE)
     assert untested(lab)
+    lab.dbt(*TESTS)
+    assert untested(lab) == []
+
+
+def test_a_key_that_comes_again_is_found_wherever_it_was_before(lab):
+    deliver(lab, until="2013-01-02T12:00:00Z")
+    lab.dbt("run")
+    with lab.connected() as warehouse:
+        told = "select changed_from from hindcast.untested where source_name = 'raw.flights'"
+        copied = "from intermediate.int_flights order by known_at, flight_id limit 1"
+        warehouse.execute(
+            f"insert into intermediate.int_flights select * replace (({told}) as known_at) {copied}"
+        )
+    keys = ("build", "--select", "int_flights,resource_type:test")
+    with pytest.raises(AssertionError, match="unique_combination_int_flights_flight_id"):
+        lab.dbt(*keys)
+
+    with lab.connected() as warehouse:
+        warehouse.execute(
+            "delete from intermediate.int_flights where (flight_id, known_at) in ("
+            f"select flight_id, ({told}) {copied})"
+        )
     lab.dbt(*TESTS)
     assert untested(lab) == []
