@@ -32,7 +32,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import typer
-from scipy.special import expit, logit
 from threadpoolctl import threadpool_limits
 
 from hindcast.compare import Figure, Floats, Money, compare, days_of, figures
@@ -62,8 +61,7 @@ class Fitted:
     first: date
     until: date
     rounds: int = ROUNDS[-1]
-    slope: float = 1.0
-    shift: float = 0.0
+    scaling: model.Scaling | None = None
 
     @property
     def name(self) -> str:
@@ -152,23 +150,14 @@ class Year:
 
     def fitted(self, until: date, months: int = 12) -> Fitted:
         """A model of the `months` before `until`; the last of them chose rounds and scaling."""
-        from sklearn.linear_model import LogisticRegression  # after `training`: see its OpenMP
-        from sklearn.metrics import log_loss
-
         last_month = months_before(until, 1)
         before = Fitted(months_before(last_month, months), last_month)
         known = self.known(last_month, until, self.instant(until))
         came_true = self.late[self.month(last_month)][known]
         tried = self.staged(before, last_month)[:, known]
-        best = min(range(len(ROUNDS)), key=lambda i: log_loss(came_true, tried[i]))
-        scaling = LogisticRegression(C=1e6).fit(logit(tried[best]).reshape(-1, 1), came_true)
-        return Fitted(
-            months_before(until, months),
-            until,
-            ROUNDS[best],
-            float(scaling.coef_[0, 0]),
-            float(scaling.intercept_[0]),
-        )
+        scalings = [model.Scaling.fit(p, came_true) for p in tried]
+        best = min(range(len(ROUNDS)), key=lambda i: scalings[i].log_loss)
+        return Fitted(months_before(until, months), until, ROUNDS[best], scalings[best])
 
     def raw(self, fitted: Fitted, month: date) -> Floats:
         """P(late) of a month's flights as the trees have it."""
@@ -214,7 +203,7 @@ class Year:
     def scores(self, fitted: Fitted, month: date, at: datetime | None = None) -> pd.DataFrame:
         """The scores of a month, with the labels known at an instant, or all of them."""
         frame = self.data.frame[self.month(month)]
-        odds = fitted.slope * logit(self.raw(fitted, month)) + fitted.shift
+        assert fitted.scaling is not None, f"{fitted.name} was not chosen by `fitted`"
         label = frame[dataset.LABEL].astype("boolean")
         if at is not None:
             label = label.where(frame["label_known_at"] <= at)
@@ -222,7 +211,7 @@ class Year:
             {
                 "flight_id": frame["flight_id"],
                 "predict_at": frame["predict_at"],
-                "p": expit(odds),
+                "p": fitted.scaling(self.raw(fitted, month)),
                 "label": label,
             }
         )

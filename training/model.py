@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit, logit
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OrdinalEncoder
@@ -49,11 +51,33 @@ class UntrustedModelError(HindcastError):
 
 @dataclass(frozen=True)
 class Choice:
-    """What the tuning days decided, and the log loss on them that decided it."""
+    """What the tuning days decided, and the log loss on them, once scaled, that decided it."""
 
     leaves: int
     rounds: int
     log_loss: float
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Platt's scaling of log odds, and the log loss that it leaves on the rows it was fitted to."""
+
+    slope: float
+    shift: float
+    log_loss: float
+
+    @classmethod
+    def fit(cls, p: np.ndarray, late: np.ndarray) -> "Scaling":
+        """To probabilities (n,) and what came true (n,), 0.0 or 1.0."""
+        odds = logit(p).reshape(-1, 1)
+        line = LogisticRegression(C=1e6).fit(odds, late)
+        loss = float(log_loss(late, line.predict_proba(odds)))
+        return cls(float(line.coef_[0, 0]), float(line.intercept_[0]), loss)
+
+    def __call__(self, p: np.ndarray) -> np.ndarray:
+        """Probabilities scaled."""
+        scaled: np.ndarray = expit(self.slope * logit(p) + self.shift)
+        return scaled
 
 
 def design(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
@@ -117,6 +141,9 @@ def choose(
 ) -> tuple[Pipeline, Choice]:
     """The fitted pipeline with the leaves and rounds of lowest log loss on the tuning days.
 
+    What is compared is the model as it will be used, after Platt's scaling: before it, a season
+    with more late flights than the one learned from makes ever fewer rounds look best.
+
     Each number of leaves is fitted once, with the most rounds: a round only adds a tree, so the
     model after fewer rounds is its first trees, and is had by cutting off the rest.
     """
@@ -128,7 +155,7 @@ def choose(
         for done, p in enumerate(pipeline["boost"].staged_predict_proba(encoded), start=1):
             if done % settings.round_step:
                 continue
-            found = Choice(leaves, done, float(log_loss(tune[1], p[:, 1])))
+            found = Choice(leaves, done, Scaling.fit(p[:, 1], tune[1]).log_loss)
             if best is None or found.log_loss < best[1].log_loss:
                 best = pipeline, found
     assert best is not None  # round_step is at most max_rounds

@@ -4,6 +4,7 @@ import json
 import pickle
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -53,15 +54,21 @@ def test_the_model_cut_to_its_rounds_is_the_model_fitted_with_them() -> None:
     inputs, _ = rows(2)
     np.testing.assert_array_equal(pipeline.predict_proba(inputs), again.predict_proba(inputs))
     assert pipeline["boost"].n_iter_ == choice.rounds
-    assert choice.log_loss == log_loss(rows(1)[1], again.predict_proba(rows(1)[0])[:, 1])
+    inputs, late = rows(1)
+    assert choice.log_loss == model.Scaling.fit(again.predict_proba(inputs)[:, 1], late).log_loss
+
+
+def scaled_log_loss(pipeline: Any, inputs: pd.DataFrame, late: np.ndarray) -> float:
+    """Log loss after the scaling that `calibrated` does, by scikit-learn's own."""
+    return float(log_loss(late, model.calibrated(pipeline, (inputs, late)).predict_proba(inputs)))
 
 
 def test_the_choice_is_the_best_of_all_candidates_on_the_tuning_days() -> None:
     _, choice = model.choose(rows(0), rows(1), COLUMNS, SMALL)
     inputs, late = rows(1)
     candidates = {
-        (leaves, rounds): log_loss(
-            late, model.trees(COLUMNS, SMALL, leaves, rounds).fit(*rows(0)).predict_proba(inputs)
+        (leaves, rounds): scaled_log_loss(
+            model.trees(COLUMNS, SMALL, leaves, rounds).fit(*rows(0)), inputs, late
         )
         for leaves in SMALL.leaves
         for rounds in (4, 8, 12)
