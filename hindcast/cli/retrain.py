@@ -15,6 +15,7 @@ from rich.table import Table
 
 from hindcast.cli.app import At, Project, app, console, instant, refuses_politely
 from hindcast.config import load_config
+from hindcast.errors import HindcastError
 
 if TYPE_CHECKING:
     from hindcast.compare import Comparison, Figure
@@ -74,16 +75,27 @@ def rollback(
 ) -> None:
     """Bring back the model that was in use before, at once.
 
-    The model in use now stays in the artifacts folder. Exit code 1 if there is none to go back to.
+    The model in use now stays in the artifacts folder. One that does not fit the features any more
+    is brought back all the same, and a note says so. Exit code 1 if there is none to go back to.
     """
     config = load_config(project)
     when = instant(at, config)
 
-    from hindcast import champion, tracking
+    from hindcast import champion, fit, tracking
 
     now = champion.roll_back(project, at=when, to=to, artifacts=config.artifacts)
     assert now.promotion is not None
-    note = tracking.promoted(project, config, now.model.run, now.promotion.previous)
+    notes = [tracking.promoted(project, config, now.model.run, now.promotion.previous)]
+    try:
+        if lacks := fit.misfits(project, config, now.model.path):
+            notes.append(
+                f"it does not fit feature service {config.feature_service} ({'; '.join(lacks)}): "
+                "a scoring service keeps the model it has and a new one does not start: bring the "
+                "features back, or go on to another model"
+            )
+    except HindcastError as fault:
+        notes.append(f"whether it fits the features could not be seen: {fault.message}")
+    note = "; ".join(filter(None, notes)) or None
     if as_json:
         told = {
             "action": now.promotion.action,

@@ -1,5 +1,6 @@
 """A model that does not fit the features any more, since one was renamed: seen, told, replaced."""
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -8,8 +9,10 @@ import pandas as pd
 import pytest
 from retrain_lab import AT, Lab
 from training_project import register
+from typer.testing import CliRunner
 
-from hindcast import champion, doctor, fit, retrain
+from hindcast import doctor, fit, retrain
+from hindcast.cli.app import app
 from hindcast.config import load_config
 from hindcast.errors import MissingInputError
 from training import score
@@ -68,9 +71,12 @@ def test_a_renamed_feature_is_named_with_the_way_out_and_the_way_out_works(renam
     assert finding(renamed).state == "ok"
     flights, *_ = score.score(renamed.artifacts / "champion", AT)
     assert len(flights) > 0
-    # and once it is in use it is let be, and the way back is known
+    # and once it is in use it is let be, and the way back is known and told of
     assert retrain.retrain(renamed.root, config, AT).action == "nothing to do"
-    assert champion.roll_back(renamed.root, at=AT).model.run == renamed.good
+    back = CliRunner().invoke(app, ["rollback", "--project", str(renamed.root), "--json"])
+    told_back = json.loads(back.stdout)
+    assert (back.exit_code, told_back["champion"]) == (0, renamed.good)
+    assert lacks in told_back["note"]
 
 
 def test_a_run_that_fits_and_was_trained_by_hand_is_taken_without_another_training(
