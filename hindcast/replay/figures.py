@@ -325,11 +325,13 @@ def step_costs(notebook: Notebook) -> dict[str, dict[str, float]]:
 
 
 def by_step(notebook: Notebook) -> pd.DataFrame:
-    """CPU and wall seconds of each step (columns) of each tick (rows)."""
+    """Each step of each tick: wall seconds, CPU seconds, and those in yardsticks of the tick."""
     steps: pd.DataFrame = notebook.table(
         "select tick_at, step, s.seconds, s.cpu_seconds from replay_steps as s "
         "join replay_ticks using (tick_at) where attempt = attempts order by started_at"
     ).to_pandas()
+    yardstick = steps[steps["step"] == YARDSTICK].set_index("tick_at")["cpu_seconds"]
+    steps = steps.assign(yardsticks=steps["cpu_seconds"] / steps["tick_at"].map(yardstick))
     return steps[~steps["step"].isin(OWN)]
 
 

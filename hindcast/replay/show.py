@@ -109,7 +109,7 @@ def growth_line(trend: Growth) -> str:
 
 
 def plot(steps: pd.DataFrame, outcome: Outcome, file: Path) -> None:
-    """CPU and wall seconds of every tick over the days, stacked by step."""
+    """What every tick took over the days, stacked by step: CPU in yardsticks, and wall seconds."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -118,7 +118,7 @@ def plot(steps: pd.DataFrame, outcome: Outcome, file: Path) -> None:
     figure, axes = plt.subplots(2, 1, figsize=(10, 6), sharex=True, constrained_layout=True)
     for axis, (column, title) in zip(
         axes,
-        (("cpu_seconds", "CPU seconds per tick"), ("seconds", "wall seconds per tick")),
+        (("yardsticks", "CPU per tick, in yardsticks"), ("seconds", "wall seconds per tick")),
         strict=True,
     ):
         wide = steps.pivot_table(index="tick_at", columns="step", values=column, sort=False)
