@@ -262,6 +262,9 @@ def plot(runs: list[Run], command: str) -> None:
         axis.plot(*zip(*points, strict=True), "o-", color=colour, linewidth=2, label=label)
     axis.set(xscale="log", yscale="log", xlabel="records of history", ylabel="CPU seconds")
     axis.set_title(f"{command}:\nwhat an hour of new records costs", loc="left", fontsize=11)
+    thousands = [100, 200, 500, 1000, 2000]
+    axis.set_xticks([1000 * n for n in thousands], [f"{n:,} thousand" for n in thousands])
+    axis.xaxis.minorticks_off()
     ticks = [1, 2, 5, 10, 20, 50, 100, 200]
     axis.set_yticks(ticks, [str(tick) for tick in ticks])
     costs = [run.cpu for run in runs]
