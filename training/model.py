@@ -51,7 +51,7 @@ class UntrustedModelError(HindcastError):
 
 @dataclass(frozen=True)
 class Choice:
-    """What the tuning days decided, and the log loss on them, once scaled, that decided it."""
+    """What the tuning days decided, and the log loss on them that decided it."""
 
     leaves: int
     rounds: int
@@ -138,11 +138,12 @@ def choose(
     columns: Sequence[Column],
     settings: Settings,
     tell: Callable[[str], None] = lambda text: None,
+    scaled: bool = True,
 ) -> tuple[Pipeline, Choice]:
     """The fitted pipeline with the leaves and rounds of lowest log loss on the tuning days.
 
-    What is compared is the model as it will be used, after Platt's scaling: before it, a season
-    with more late flights than the one learned from makes ever fewer rounds look best.
+    What is compared is the model as it will be used: after Platt's scaling, if it is `scaled`.
+    Before it, a season with more late flights than those learned from asks for too few rounds.
 
     Each number of leaves is fitted once, with the most rounds: a round only adds a tree, so the
     model after fewer rounds is its first trees, and is had by cutting off the rest.
@@ -155,7 +156,8 @@ def choose(
         for done, p in enumerate(pipeline["boost"].staged_predict_proba(encoded), start=1):
             if done % settings.round_step:
                 continue
-            found = Choice(leaves, done, Scaling.fit(p[:, 1], tune[1]).log_loss)
+            loss = Scaling.fit(p[:, 1], tune[1]).log_loss if scaled else log_loss(tune[1], p[:, 1])
+            found = Choice(leaves, done, float(loss))
             if best is None or found.log_loss < best[1].log_loss:
                 best = pipeline, found
     assert best is not None  # round_step is at most max_rounds
@@ -187,7 +189,7 @@ def train(
         (inputs.iloc[rows], data.late[rows]) for rows in (data.rows("fit"), data.rows("tune"))
     )
     with threadpool_limits(settings.threads):
-        pipeline, choice = choose(fit, tune, columns, settings, tell)
+        pipeline, choice = choose(fit, tune, columns, settings, tell, calibrate)
         return (calibrated(pipeline, tune) if calibrate else pipeline), choice
 
 

@@ -4,7 +4,6 @@ import json
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -58,21 +57,16 @@ def test_the_model_cut_to_its_rounds_is_the_model_fitted_with_them() -> None:
     assert choice.log_loss == model.Scaling.fit(again.predict_proba(inputs)[:, 1], late).log_loss
 
 
-def scaled_log_loss(pipeline: Any, inputs: pd.DataFrame, late: np.ndarray) -> float:
-    """Log loss after the scaling that `calibrated` does, by scikit-learn's own."""
-    return float(log_loss(late, model.calibrated(pipeline, (inputs, late)).predict_proba(inputs)))
-
-
-def test_the_choice_is_the_best_of_all_candidates_on_the_tuning_days() -> None:
-    _, choice = model.choose(rows(0), rows(1), COLUMNS, SMALL)
+@pytest.mark.parametrize("scaled", [True, False])
+def test_the_choice_is_the_best_of_all_candidates_on_the_tuning_days(scaled: bool) -> None:
+    _, choice = model.choose(rows(0), rows(1), COLUMNS, SMALL, scaled=scaled)
     inputs, late = rows(1)
-    candidates = {
-        (leaves, rounds): scaled_log_loss(
-            model.trees(COLUMNS, SMALL, leaves, rounds).fit(*rows(0)), inputs, late
-        )
-        for leaves in SMALL.leaves
-        for rounds in (4, 8, 12)
-    }
+    candidates = {}
+    for leaves in SMALL.leaves:
+        for rounds in (4, 8, 12):
+            pipeline = model.trees(COLUMNS, SMALL, leaves, rounds).fit(*rows(0))
+            used = model.calibrated(pipeline, (inputs, late)) if scaled else pipeline
+            candidates[leaves, rounds] = log_loss(late, used.predict_proba(inputs))
     assert min(candidates, key=candidates.__getitem__) == (choice.leaves, choice.rounds)
 
 
