@@ -78,6 +78,8 @@ class Parity:
     at: tuple[datetime, datetime]
     rows: int = 0
     nulls: int = 0
+    mixed: int = 0
+    """Rows of a log that were served from views at several instants: compared with none."""
     features: dict[str, Counts] = field(default_factory=dict)
     examples: dict[str, list[Mismatch]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -89,8 +91,9 @@ class Parity:
 
     @property
     def wrong(self) -> int:
-        """How many values are not as they must be."""
-        return sum(counts.wrong for counts in self.features.values())
+        """How many values are not as they must be; each of a mixed row is one."""
+        mixed = self.mixed * len(self.features)
+        return mixed + sum(counts.wrong for counts in self.features.values())
 
     @property
     def mismatches(self) -> list[Mismatch]:
@@ -109,6 +112,7 @@ class Parity:
             "features": len(self.features),
             "values": self.values,
             "nulls": self.nulls,
+            "mixed_rows": self.mixed,
             "wrong": self.wrong,
             **vars(total),
             "by_feature": {n: vars(c) for n, c in self.features.items() if c.wrong},
@@ -129,8 +133,10 @@ class Parity:
         worst = self.examples.setdefault(feature, [])
         for row, when, served, joined, old in zip(rows, at, online, offline, stale, strict=True):
             self.nulls += joined is None
-            if _same(served, joined):
-                kind = "stale" if old and served is not None else "matched"
+            if old and served is not None:
+                kind = "stale"  # the join has no value then
+            elif _same(served, joined):
+                kind = "matched"
             elif served is None or joined is None:
                 kind = "missing" if served is None else "extra"
             else:
@@ -217,8 +223,12 @@ def compare_rows(store: FeatureStore, service_name: str, logged: pa.Table) -> Pa
         raise MissingInputError(f"the log of {service_name} has no rows to compare yet.")
     bounds = pc.min_max(logged[AS_OF]).as_py()
     outcome = Parity((bounds["min"], bounds["max"]), logged.num_rows)
+    outcome.mixed = untold
     if untold:
-        outcome.notes.append(f"{untold:,} rows were served from views at several instants")
+        outcome.notes.append(
+            f"{untold:,} rows were served from views that stood at several instants, so no join "
+            "gives what they had: fill all views up to one instant (`feast materialize`)"
+        )
     for snapshot in sorted(pc.unique(logged[SNAPSHOT]).to_pylist(), key=str):
         same = pc.equal(logged[SNAPSHOT], snapshot) if snapshot else pc.is_null(logged[SNAPSHOT])
         part = logged.filter(same)

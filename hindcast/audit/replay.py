@@ -3,7 +3,7 @@
 For each instant T, dbt rebuilds feature views and spine from the records loaded by T. Compared
 are, with what the full history gives:
 
-- every row of the spine predicted in the hour up to T: its entity keys and request data, and each
+- every row of the spine predicted in the day up to T: its entity keys and request data, and each
   feature, which the full history gives by Feast's point-in-time join;
 - every entity and instant in that hour at which either table of a view says that something
   became known.

@@ -1,11 +1,12 @@
 """Test 2, scramble: what is loaded after a cut must not move a single feature before it.
 
 Every record loaded after the cut is changed: dropped, given other numbers, mixed out of several
-records, delivered twice; records are invented that correct what was delivered before; and what
-comes later than a week after the cut is dropped altogether. Everything is rebuilt from that. Of
-the rows predicted up to the cut no feature may move by a bit; of those after it features must,
-or the scramble would have shown nothing. Independent of `replay`: there records are left out,
-here they are there and wrong. Not for making sense: most of these records could never exist.
+records, delivered twice with other numbers, or at another time; records are invented that correct
+what was delivered before; and what comes later than a week after the cut is dropped altogether.
+Everything is rebuilt from that. Of the rows predicted up to the cut no feature may move by a bit;
+of those after it features must, or the scramble would have shown nothing. Independent of `replay`:
+there records are left out, here they are there and wrong. Not for making sense: most of these
+records could never exist.
 """
 
 from __future__ import annotations
@@ -144,7 +145,8 @@ def _scrambled_source(
 def scrambled(
     late: list[Record], early: list[Record], loaded_at: str, chance: Random
 ) -> list[Record]:
-    """What becomes of the late records: a tenth is dropped, others are shifted, mixed, repeated.
+    """What becomes of the late records: a tenth is dropped, the others are shifted, mixed, shifted
+    and delivered twice, or dated as if they had been loaded when another was.
 
     To every third belongs a correction of an early record, loaded at the late one's time.
     """
@@ -159,9 +161,9 @@ def scrambled(
         elif fate < 0.7:
             made.append(clock.set(_mixed(late, chance), record))
         elif fate < 0.85:
-            made += [record, clock.set(record, chance.choice(late))]
+            made += [clock.set(_shifted(record), chance.choice(late)) for _ in range(2)]
         else:
-            made.append(record)
+            made.append(clock.set(record, chance.choice(late)))
         if early and chance.random() < 0.33:
             made.append(clock.set(_shifted(chance.choice(early)), record))
     return made

@@ -25,6 +25,12 @@ def audit(
         list[str] | None,
         typer.Option(help="replay, scramble, static or model; may be given again. Default: all."),
     ] = None,
+    traced: Annotated[
+        int,
+        typer.Option(
+            "--trace", min=0, help="Of how many views one difference is traced to its records."
+        ),
+    ] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
     """Show that no feature knew the future: rebuild the past, spoil the future, read the SQL."""
@@ -47,6 +53,7 @@ def audit(
             seed=seed,
             at=chosen,
             only=only or check.TESTS,
+            traced=traced,
             tell=status.update if progress.is_terminal else progress.print,
         )
     if as_json:

@@ -11,14 +11,17 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hindcast import snapshot
+from hindcast.config import ProjectConfig
+from hindcast.replay.outcomes import log_files
 from hindcast.sql import literal, quote
 
 BOOKKEEPING = ("hindcast",)
@@ -168,6 +171,42 @@ def published_equal(one: Path, other: Path) -> Check:
             faults += [f"{name}: {fault}"] * bool(fault)
     found = f"{len(b.tables)} tables, {rows:,} rows"
     return Check("what is published equals it", not faults, _with(found, faults))
+
+
+def all_served(repo: Path, config: ProjectConfig, start: datetime, end: datetime) -> Check:
+    """Every row of the spine predicted in the period is in the log of what was served.
+
+    A row is there again where its tick was tried again after it was logged: with the same score.
+    """
+    from feast import FeatureStore
+
+    from hindcast.offline_store import query
+
+    assert config.replay is not None
+    store = FeatureStore(repo_path=str(repo))
+    key, score = [*config.replay.row], config.replay.score
+    due = query(
+        store.config,
+        f"select {', '.join(map(quote, key))} from {config.spine} "
+        f"where predict_at >= timestamptz {literal(start.isoformat())} "
+        f"and predict_at < timestamptz {literal(end.isoformat())}",
+    ).to_pandas()
+    parts = [pq.read_table(file, columns=[*key, score]) for file in log_files(store, config)]
+    logged = pa.concat_tables(parts).to_pandas() if parts else due.assign(**{score: 0.0})[:0]
+    served = logged.drop_duplicates()
+    both = due.merge(served, on=key, how="outer", indicator=True)["_merge"].value_counts()
+    faults = [
+        f"{number:,} {what}"
+        for what, number in (
+            ("not served", both["left_only"]),
+            ("served that were not due", both["right_only"]),
+            ("served with two scores", int(served.duplicated(key).sum())),
+        )
+        if number
+    ]
+    again = len(logged) - len(served)
+    found = f"{len(due):,} predictions due, {again:,} logged again as they were"
+    return Check("every prediction was served and logged", not faults, _with(found, faults))
 
 
 def online_equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> Check:

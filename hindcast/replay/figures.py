@@ -31,6 +31,9 @@ RESAMPLES = 1_000
 BINS = 10
 Floats = npt.NDArray[np.float64]
 
+ON_TIME = 0.999
+"""The share of ticks that must be on time."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -71,7 +74,10 @@ class Growth:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that a replay found. `passed`: nothing differs, figures agree, cost does not grow."""
+    """All that a replay found.
+
+    `passed`: nothing differs, figures agree, cost does not grow, ticks are on time.
+    """
 
     start: datetime
     end: datetime
@@ -109,6 +115,7 @@ class Outcome:
             and not self.unserved
             and not self.disagree
             and self.predictions > 0
+            and self.on_time >= ON_TIME * self.ticks
             and not any(trend.grows for trend in self.growth if trend.is_judged)
         )
 

@@ -30,7 +30,7 @@ from hindcast.replay import checks, faults
 from hindcast.replay.checks import Check, Watch
 from hindcast.replay.commands import Inside, filled
 from hindcast.replay.faults import Fault, Killer, SmallDisk
-from hindcast.replay.figures import folder_of
+from hindcast.replay.figures import ON_TIME, folder_of
 from hindcast.replay.room import Plan, Room
 from hindcast.replay.run import LOG, opened_room
 from hindcast.replay.ticks import Notebook
@@ -378,7 +378,7 @@ def worst_day(
         # of the copy, whose definitions are those that the run began with
         reference = Room(room.project, config, room.folder.with_name(f"{room.folder.name}.calm"))
         with _calm(reference, plan):
-            survived.checks += _compared(room, reference)
+            survived.checks += _compared(room, reference, plan)
     survived.seconds = time.perf_counter() - started
     (room.folder / "outcome.json").write_text(json.dumps(survived.as_dict(), indent=2) + "\n")
     show(survived, console)
@@ -427,6 +427,11 @@ def _survived(supervisor: Supervisor, watch: Watch) -> Survived:
                 f"{compared:,} values of {sum(r[3] for r in ticks):,} predictions, {wrong} differ",
             ),
             Check(
+                f"at least {100 * ON_TIME:g} % of ticks are on time",
+                on_time >= ON_TIME * plan.count,
+                f"{on_time} of {plan.count}, tries and restarts included",
+            ),
+            Check(
                 "every refused record is in quarantine with its reason",
                 not supervisor.misses,
                 f"{lines:,} records" + "".join(f"; {miss}" for miss in supervisor.misses[:3]),
@@ -451,7 +456,7 @@ def _calm(reference: Room, plan: Plan) -> Iterator[None]:
     shutil.rmtree(reference.folder)
 
 
-def _compared(room: Room, reference: Room) -> list[Check]:
+def _compared(room: Room, reference: Room, plan: Plan) -> list[Check]:
     section = room.config.replay
     assert section is not None and section.faults is not None
     here, there = room.places(), reference.places()
@@ -460,6 +465,7 @@ def _compared(room: Room, reference: Room) -> list[Check]:
         checks.raw_equal(room.project / section.raw, reference.project / section.raw),
         checks.warehouse_equal(here.warehouse, there.warehouse, section.faults.stamps),
         checks.published_equal(here.published, there.published),
+        checks.all_served(room.project / repo, room.config, plan.start, plan.end),
         checks.online_equal(
             checks.online_rows(room.project / repo), checks.online_rows(reference.project / repo)
         ),

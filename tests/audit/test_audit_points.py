@@ -108,7 +108,7 @@ def test_records_are_dropped_changed_repeated_and_invented():
     assert len([i for i in ids if i.startswith("late")]) > len({i for i in ids if i[0] == "l"})
     assert any(i.startswith("old") for i in ids), "corrections of early records"
     untouched = [record for record in made if record in late]
-    assert 0 < len(untouched) < len(late) / 2
+    assert len(untouched) <= 2, "one may be dated like itself"
 
 
 def test_the_same_seed_scrambles_the_same_way():

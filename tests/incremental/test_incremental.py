@@ -231,6 +231,21 @@ def test_an_incremental_build_equals_a_full_rebuild_in_any_order_of_arrival(lab,
     assert lab.unlike_published() == []
 
 
+def test_a_full_refresh_gives_what_an_increment_gives_and_increments_go_on_from_it(lab):
+    lab.forget()
+    deliver_start(lab)
+    lab.dbt("run", publish=True)
+    feed = Feed(lab, 7)
+    for act in (feed.next_hour, feed.corrected):
+        act()
+        lab.dbt("run", "--full-refresh", publish=True)
+        assert (lab.differences(), lab.noted(), lab.unlike_published()) == ([], [], [])
+    feed.late()
+    feed.next_hour()
+    lab.dbt("run", publish=True)
+    assert (lab.differences(), lab.noted(), lab.unlike_published()) == ([], [], [])
+
+
 def test_an_airport_delivered_late_brings_back_the_flights_that_waited_for_it(lab):
     lab.forget()
     deliver_start(lab)

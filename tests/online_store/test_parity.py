@@ -117,7 +117,17 @@ def test_a_log_of_what_the_join_gives_is_said_to_be_equal(store: FeatureStore) -
 def test_each_kind_of_difference_in_a_log_is_found(store: FeatureStore) -> None:
     write_log(store, v__n=[9, None, 3, 4, 5])
     counts = parity.compare_log(store, "all", None).features["v__n"]
-    assert (counts.mismatched, counts.missing, counts.extra, counts.matched) == (1, 1, 2, 1)
+    assert (counts.mismatched, counts.missing, counts.extra, counts.matched) == (1, 1, 1, 1)
+    assert counts.stale == 1  # the last one is past its TTL, so the join has none
+
+
+def test_a_row_served_from_views_at_several_instants_is_wrong_in_all_its_values(
+    store: FeatureStore,
+) -> None:
+    write_log(store, as_of=pa.array([T0] * 4 + [None], UTC_US))
+    found = parity.compare_log(store, "all", None)
+    assert (found.rows, found.mixed, found.wrong) == (4, 1, 2)
+    assert "1 rows were served from views that stood at several instants" in found.notes[0]
 
 
 def test_a_log_is_compared_from_an_instant_on_and_the_newest_rows_first(

@@ -153,7 +153,7 @@ def test_the_worst_day_in_small_is_survived(project, plan, room, outcome):
     assert survived["ticks"] == worst.count
     assert sorted(survived["struck"]) == sorted(kinds)
     assert survived["restarts"] >= 1
-    assert survived["checks"] == 9
+    assert survived["checks"] == 11
     outcomes_came_at_the_first_tick_that_could_know_them(
         Room(project, load_config(project), folder), worst
     )
