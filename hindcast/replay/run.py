@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -110,7 +111,10 @@ def worker(project_dir: Path, config: ProjectConfig, plan: Plan) -> None:
     """
     assert config.replay is not None
     room = Room(project_dir, config, folder_of(project_dir, plan.name))
-    out, sys.stdout = sys.stdout, sys.stderr
+    # events have the output to themselves: what a library or a child prints there goes to the log
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
     gate = _Reporter(out, sys.stdin)
     notebook = Notebook(room)
     faults = config.replay.faults

@@ -193,8 +193,10 @@ def test_rows_whose_description_was_lost_are_not_served(shop: Shop) -> None:
 def test_an_engine_that_is_closed_or_replaced_under_its_readers_serves_on(tmp_path: Path) -> None:
     path, other = tmp_path / "online", tmp_path / "other"
     for folder in (path, other):
-        with LmdbEngine(folder, 2**26).writing("v") as writer:
+        made = LmdbEngine(folder, 2**26)
+        with made.writing("v") as writer:
             writer.put({b"%d" % n: b"row" for n in range(500)})
+        made.close()  # or `writer` keeps it open, and LMDB lets a process open a file once
     engine = LmdbEngine(path, 2**26)
     wanted = [("v", [b"%d" % n for n in range(500)])]
     done, wrong = threading.Event(), []
