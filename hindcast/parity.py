@@ -219,16 +219,17 @@ def compare_rows(store: FeatureStore, service_name: str, logged: pa.Table) -> Pa
         )
     untold = pc.sum(pc.is_null(logged[AS_OF])).as_py() or 0
     logged = logged.filter(pc.is_valid(logged[AS_OF]))
+    mixed = (
+        f"{untold:,} rows were served from views that stood at several instants, so no join "
+        "gives what they had: fill all views up to one instant (`feast materialize`)"
+    )
     if logged.num_rows == 0:
-        raise MissingInputError(f"the log of {service_name} has no rows to compare yet.")
+        nothing = f"the log of {service_name} has no rows to compare"
+        raise MissingInputError(f"{nothing}: all {mixed}." if untold else f"{nothing} yet.")
     bounds = pc.min_max(logged[AS_OF]).as_py()
-    outcome = Parity((bounds["min"], bounds["max"]), logged.num_rows)
-    outcome.mixed = untold
+    outcome = Parity((bounds["min"], bounds["max"]), logged.num_rows, mixed=untold)
     if untold:
-        outcome.notes.append(
-            f"{untold:,} rows were served from views that stood at several instants, so no join "
-            "gives what they had: fill all views up to one instant (`feast materialize`)"
-        )
+        outcome.notes.append(mixed)
     for snapshot in sorted(pc.unique(logged[SNAPSHOT]).to_pylist(), key=str):
         same = pc.equal(logged[SNAPSHOT], snapshot) if snapshot else pc.is_null(logged[SNAPSHOT])
         part = logged.filter(same)

@@ -35,6 +35,9 @@ MODEL, MANIFEST = "model.skops", "manifest.json"
 MOST_CATEGORIES = 250
 """Rarer values share one code: scikit-learn's trees take at most 255 categories."""
 
+CERTAIN = 1e-12
+"""A probability nearer to 0 or 1 is taken for this: log odds have an end, trees have none."""
+
 TRUSTED = (
     "functools.partial",  # of check_array, inside the trees' own encoder; skops checks both
     "sklearn.calibration._CalibratedClassifier",
@@ -69,15 +72,21 @@ class Scaling:
     @classmethod
     def fit(cls, p: np.ndarray, late: np.ndarray) -> "Scaling":
         """To probabilities (n,) and what came true (n,), 0.0 or 1.0."""
-        odds = logit(p).reshape(-1, 1)
+        odds = log_odds(p).reshape(-1, 1)
         line = LogisticRegression(C=1e6).fit(odds, late)
         loss = float(log_loss(late, line.predict_proba(odds)))
         return cls(float(line.coef_[0, 0]), float(line.intercept_[0]), loss)
 
     def __call__(self, p: np.ndarray) -> np.ndarray:
         """Probabilities scaled."""
-        scaled: np.ndarray = expit(self.slope * logit(p) + self.shift)
+        scaled: np.ndarray = expit(self.slope * log_odds(p) + self.shift)
         return scaled
+
+
+def log_odds(p: np.ndarray) -> np.ndarray:
+    """Of probabilities; those of `CERTAIN` are the farthest."""
+    odds: np.ndarray = logit(np.clip(p, CERTAIN, 1 - CERTAIN))
+    return odds
 
 
 def design(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:

@@ -128,6 +128,9 @@ def test_a_row_served_from_views_at_several_instants_is_wrong_in_all_its_values(
     found = parity.compare_log(store, "all", None)
     assert (found.rows, found.mixed, found.wrong) == (4, 1, 2)
     assert "1 rows were served from views that stood at several instants" in found.notes[0]
+    write_log(store, as_of=pa.array([None] * 5, UTC_US))
+    with pytest.raises(MissingInputError, match="no rows to compare: all 5 rows were served from"):
+        parity.compare_log(store, "all", None)
 
 
 def test_a_log_is_compared_from_an_instant_on_and_the_newest_rows_first(

@@ -164,3 +164,10 @@ def test_a_run_folder_without_a_model_names_the_command(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({}))
     with pytest.raises(MissingInputError, match="python -m training"):
         model.load(tmp_path)
+
+
+def test_scaling_bears_trees_that_are_certain() -> None:
+    late = np.array([0.0, 1.0, 0.0, 1.0, 1.0])
+    scaling = model.Scaling.fit(np.array([0.0, 1.0, 0.2, 0.9, 1.0]), late)
+    assert np.isfinite([scaling.slope, scaling.shift, scaling.log_loss]).all()
+    assert (np.diff(scaling(np.array([0.0, 0.5, 1.0]))) > 0).all()
