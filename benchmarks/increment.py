@@ -1,10 +1,11 @@
 """What an hour of new records costs after months of history: `python -m benchmarks.increment`.
 
-For each history the feed is landed up to a Wednesday afternoon in a project copy of its own and
-built once; then hour after hour is landed (not counted) and built as a tick of `hindcast replay`
-builds: in one process that stays, as there, and as a plain command. Histories and ways take turns,
-so that a noisy minute hits all alike; what counts is CPU seconds, by their median. A rebuild of
-each history from nothing is measured beside that.
+The hours are the same for all: those after a Wednesday afternoon in December. What differs is how
+far back the feed goes. For each history it is landed in a project copy of its own and built once;
+then hour after hour is landed (not counted) and built as a tick of `hindcast replay` builds: in one
+process that stays, as there, and as a plain command. Histories and ways take turns, so that a noisy
+minute hits all alike; what counts is CPU seconds, by their median. A rebuild of each history from
+nothing is measured beside that.
 
 What was measured is kept in `data/benchmarks/increment`, and the same command goes on from there;
 `--fresh` begins anew. Writes the plot and docs/benchmarks.md only with `--write`.
@@ -39,12 +40,11 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "data" / "benchmarks" / "increment"
 RUNS = FOLDER / "runs.jsonl"
 PLOT = ROOT / "docs" / "images" / "increment.png"
-AFTERNOONS = {
-    1: datetime(2013, 1, 30, 15, tzinfo=UTC),
-    6: datetime(2013, 6, 26, 15, tzinfo=UTC),
-    12: datetime(2013, 12, 18, 15, tzinfo=UTC),
-}
-"""By months of history (the feed begins in mid-December), when the first measured hour begins."""
+AFTERNOON = datetime(2013, 12, 18, 15, tzinfo=UTC)
+"""When the first measured hour begins."""
+MONTH = timedelta(days=30.5)
+SOURCES = ("flights", "weather")
+"""Those that deliver every day."""
 INSIDE, PLAIN, FULL = "in one process", "plain command", "full rebuild"
 
 
@@ -79,6 +79,7 @@ def work(months: int, command: str) -> None:
             with (room.folder / "log.txt").open("a") as log:
                 land = [sys.executable, "-m", "landing", "--until", at]
                 subprocess.run(land, stdout=log, env=plain, check=True)
+            _forget(room.project / "data" / "raw", AFTERNOON - months * MONTH)
             if way == FULL:
                 inside.run("dbt seed")
             before, began = _cpu(), time.monotonic()
@@ -95,6 +96,14 @@ def work(months: int, command: str) -> None:
             answers.flush()
 
 
+def _forget(raw: Path, first: datetime) -> None:
+    """Take away what was delivered before a day; what flights are looked up in stays."""
+    for source in SOURCES:
+        for file in (raw / source).glob("*.csv"):
+            if file.stem.removeprefix(f"{source}_") < f"{first:%Y-%m-%d}":
+                file.unlink()
+
+
 def _cpu() -> float:
     """CPU seconds of this process and of those it has waited for."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -105,7 +114,7 @@ def _counted(warehouse: Path, at: str) -> tuple[int, int]:
     """Records there are, and those loaded in the hour up to an instant."""
     counts = []
     with duckdb.connect(str(warehouse), read_only=True) as connection:
-        for source in ("flights", "weather"):
+        for source in SOURCES:
             found = connection.execute(
                 f"select count(*), count(*) filter (_loaded_at > ?::timestamptz - interval 1 hour) "
                 f"from staging.base_{source}",
@@ -157,13 +166,13 @@ class Worker:
         self._process.wait()
 
 
-def measure(histories: dict[int, datetime], hours: int, command: str, console: Console) -> None:
+def measure(histories: list[int], hours: int, command: str, console: Console) -> None:
     """Build each history once, all at a time, then so many hours each way, in turns."""
     workers = [Worker(months, command) for months in histories]
     try:
         new = [w for w in workers if not any(run.months == w.months for run in kept())]
         for worker in new:
-            worker.begin(FULL, histories[worker.months])
+            worker.begin(FULL, AFTERNOON)
         for worker in new:
             _keep(worker.built(), console)
         done = {(run.months, run.way, run.at) for run in kept() if run.command == command}
@@ -172,7 +181,7 @@ def measure(histories: dict[int, datetime], hours: int, command: str, console: C
         for number in range(2 * hours + 2):
             way = (INSIDE, PLAIN)[number % 2]
             for worker in workers:
-                at = histories[worker.months] + timedelta(hours=number + 1)
+                at = AFTERNOON + timedelta(hours=number + 1)
                 later = {
                     datetime.fromisoformat(run.at) for run in kept() if run.months == worker.months
                 }
@@ -321,8 +330,7 @@ def main() -> None:
         shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True, exist_ok=True)
     console = Console()
-    histories = {int(months): AFTERNOONS[int(months)] for months in options.months.split(",")}
-    measure(histories, options.hours, command, console)
+    measure([int(months) for months in options.months.split(",")], options.hours, command, console)
     runs = [run for run in kept() if run.command == command or run.way == FULL]
     head, *rows = table(runs)
     shown = Table(*head, title=f"{command}: an hour of new records")

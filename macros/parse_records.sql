@@ -83,10 +83,7 @@ select
         when _copy > 1 then {'column_name': null, 'reason':
             'repeats the record of ' || _first_seen}
     end as _problem,
-from numbered
-{%- if increment %}
-where {{ touched_lines(changed_lines_table(table_name)) }}
-{%- endif %}
+from {% if increment %}({{ touched_lines('numbered', '*', changed_lines_table(table_name)) }}){% else %}numbered{% endif %}
 {% endmacro %}
 
 

@@ -108,13 +108,15 @@ select 1
 {#- The instant (of `item.period`) from which a table is other than in the previous snapshot, as
     text; '-infinity': all of it; none: none of it. -#}
 {% macro unpublished_from(item, relation, previous) %}
-    {% set instant = noted_from(item.node.unique_id, ['pending', 'unpublished']) if previous else '-infinity' %}
+    {#- what no time divides is written whole: notes tell of records, and it may count other lines too -#}
+    {% if not (previous and item.period) %} {{ return('-infinity') }} {% endif %}
+    {% set instant = noted_from(item.node.unique_id, ['pending', 'unpublished']) %}
     {% if instant in (none, '-infinity') or item.period == 'known_at' %} {{ return(instant) }} {% endif %}
     {#- rows that are not known from an instant on, but belong to something that was told of -#}
     {% set messages = item.node.config.get('meta', {}).get('told_of_by') %}
     {% set key = item.node.config.get('unique_key') %}
     {% set before = published_path() ~ '/' ~ previous ~ '/' ~ item.node.name ~ '.parquet' %}
-    {% if not (item.period and messages and key)
+    {% if not (messages and key)
         or not run_query("from glob('" ~ before ~ "/*')") | length %} {{ return('-infinity') }} {% endif %}
     {% set told = graph.nodes.values() | selectattr('resource_type', 'equalto', 'model')
         | selectattr('name', 'equalto', messages) | first %}

@@ -1,35 +1,53 @@
-with departures as (select * from {{ ref('int_departures') }}),
+with departures as not materialized (select * from {{ ref('int_departures') }}),
 
-arrivals as (select * from {{ ref('int_arrivals') }}),
+arrivals as not materialized (select * from {{ ref('int_arrivals') }}),
 
--- a leg is weighed against all others of its aircraft, so aircraft are built again whole
 moved as (
-    select distinct departures.tailnum
+    select departures.tailnum
+    from departures
+    where {{ since('departures.known_at', [var('serving_grid')]) }}
+    union
+    select departures.tailnum
     from departures
     where
-        {{ since('departures.known_at', [var('serving_grid')]) }}
-        or departures.flight_id in (
+        departures.flight_id in (
             select arrivals.flight_id
             from arrivals
             where {{ since('arrivals.known_at', [var('serving_grid')]) }}
         )
 ),
 
+-- of what was known before, only an aircraft's last leg can still land or be followed by another
+departed as (
+    select
+        *,
+        {{ next_grid_instant('known_at') }} as departure_known_at,
+    from departures
+    where tailnum in (select moved.tailnum from moved)
+    {%- if is_increment() %}
+    qualify
+        {{ since('departure_known_at') }}
+        or row_number() over (
+            partition by tailnum, {{ since('departure_known_at') }}
+            order by event_at desc, departure_known_at desc, flight_id desc
+        ) = 1
+    {%- endif %}
+),
+
 legs as (
     select
-        departures.tailnum,
-        departures.flight_id,
-        departures.origin,
-        departures.event_at as departed_at,
+        departed.tailnum,
+        departed.flight_id,
+        departed.origin,
+        departed.event_at as departed_at,
         arrivals.event_at as arrived_at,
-        departures.departure_delay_min::bigint as departure_delay_min,
+        departed.departure_delay_min::bigint as departure_delay_min,
         arrivals.arrival_delay_min::bigint as arrival_delay_min,
-        departures.block_min,
-        {{ next_grid_instant('departures.known_at') }} as departure_known_at,
+        departed.block_min,
+        departed.departure_known_at,
         {{ next_grid_instant('arrivals.known_at') }} as arrival_known_at,
-    from departures
-    left join arrivals on departures.flight_id = arrivals.flight_id
-    where departures.tailnum in (select moved.tailnum from moved)
+    from departed
+    left join arrivals on departed.flight_id = arrivals.flight_id
 ),
 
 -- of the legs that became known at one instant, the later departed is the last one; a leg that

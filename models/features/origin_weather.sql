@@ -1,5 +1,16 @@
-{{ config(materialized='table') }}
-with reports as (select * from {{ ref('int_weather') }}),
+with reports as (
+    select *
+    from {{ ref('int_weather') }}
+    -- an airport's reports are known in the order of their hours, so three hours before is enough
+    {%- if is_increment() %}
+    where
+        observed_at >= (
+            select min(told.observed_at) - interval 3 hours
+            from {{ ref('int_weather') }} as told
+            where {{ since('told.known_at') }}
+        )
+    {%- endif %}
+),
 
 windowed as (
     select
@@ -46,4 +57,6 @@ final as (
     from windowed
 )
 
-select * from final
+select *
+from final
+where {{ since('known_at') }}

@@ -1,5 +1,5 @@
 {{ config(materialized='incremental', incremental_strategy='rebuild_since') }}
-with messages as (select * from {{ ref('stg_flights') }}),
+with messages as not materialized (select * from {{ ref('stg_flights') }}),
 
 final as (
     select
@@ -10,7 +10,7 @@ final as (
     where
         tailnum is not null
         and record_kind != 'closed'
-        and {{ told_of_since('flight_id') }}
+        and {{ told_of_since() }}
     qualify
         row_number() over (partition by flight_id order by {{ order_of_telling() }}) = 1
 )

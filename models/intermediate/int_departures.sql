@@ -1,14 +1,14 @@
 {{ config(materialized='incremental', incremental_strategy='rebuild_since') }}
 with flights as (select * from {{ ref('int_flights') }}),
 
-messages as (select * from {{ ref('stg_flights') }}),
+messages as not materialized (select * from {{ ref('stg_flights') }}),
 
 first_told as (
     select *
     from messages
     where
         record_kind = 'departed'
-        and {{ told_of_since('flight_id') }}
+        and {{ told_of_since() }}
     qualify row_number() over (partition by flight_id order by _loaded_at) = 1
 ),
 

@@ -4,6 +4,7 @@ with messages as (select * from {{ ref('stg_flights') }}),
 final as (
     select
         flight_id,
+        scheduled_local_date,
         record_kind,
         _loaded_at,
     from messages

@@ -1,5 +1,5 @@
 {{ config(materialized='incremental', incremental_strategy='rebuild_since') }}
-with messages as (select * from {{ ref('stg_flights') }}),
+with messages as not materialized (select * from {{ ref('stg_flights') }}),
 
 airports as (select * from {{ ref('int_airports') }}),
 
@@ -8,7 +8,7 @@ airports as (select * from {{ ref('int_airports') }}),
 first_told as (
     select unnest(arg_min(messages, {{ order_of_telling() }}))
     from messages
-    where {{ told_of_since('flight_id') }}
+    where {{ told_of_since() }}
     group by flight_id
     having {{ since('min(_loaded_at)') }}
 ),

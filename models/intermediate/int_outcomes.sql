@@ -11,19 +11,27 @@ arrivals as (select * from {{ ref('int_arrivals') }}),
 
 departures as (select * from {{ ref('int_departures') }}),
 
-messages as (select * from {{ ref('stg_flights') }}),
+messages as not materialized (select * from {{ ref('stg_flights') }}),
+
+told as (
+    select *
+    from flights
+    where {{ told_of_since() }}
+),
 
 closures as (
     select *
     from messages
-    where record_kind = 'closed'
+    where
+        record_kind = 'closed'
+        and {{ told_of_since() }}
     qualify row_number() over (partition by flight_id order by _loaded_at) = 1
 ),
 
 final as (
     select
         -- keys
-        flights.flight_id,
+        told.flight_id,
 
         -- times
         coalesce(arrivals.known_at, closures._loaded_at) as known_at,
@@ -46,11 +54,10 @@ final as (
 
         -- booleans
         arrivals.is_late,
-    from flights
-    left join departures on flights.flight_id = departures.flight_id
-    left join arrivals on flights.flight_id = arrivals.flight_id
-    left join closures on flights.flight_id = closures.flight_id
-    where {{ told_of_since('flights.flight_id') }}
+    from told
+    left join departures on told.flight_id = departures.flight_id
+    left join arrivals on told.flight_id = arrivals.flight_id
+    left join closures on told.flight_id = closures.flight_id
 )
 
 select * from final

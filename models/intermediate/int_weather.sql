@@ -1,19 +1,45 @@
+{{ config(materialized='incremental', incremental_strategy='rebuild_since') }}
 with reports as (select * from {{ ref('stg_weather') }}),
 
-first_told as (
-    select *
+{%- if is_increment() %}
+
+told_before as (
+    select
+        origin,
+        max(observed_at) as observed_at,
     from reports
-    qualify row_number() over (partition by origin, observed_at order by _loaded_at) = 1
+    where not ({{ since('_loaded_at') }})
+    group by origin
 ),
 
+not_told_before as (
+    select reports.*
+    from reports
+    left join told_before on reports.origin = told_before.origin
+    where
+        {{ since('reports._loaded_at') }}
+        and reports.observed_at > coalesce(told_before.observed_at, '-infinity')
+),
+{%- endif %}
+
 -- several hours may be delivered at one instant: the newest of them is the one to know
+newest as (
+    select *
+    from {{ 'not_told_before' if is_increment() else 'reports' }}
+    qualify row_number() over (partition by origin, _loaded_at order by observed_at desc) = 1
+),
+
+-- an hour that was told before, or that comes after a newer one, tells nothing new
 newest_known as (
     select *
-    from first_told
+    from newest
     qualify
-        row_number() over (partition by origin, _loaded_at order by observed_at desc) = 1
-        and observed_at >= max(observed_at) over (
-            partition by origin order by _loaded_at
+        observed_at > coalesce(
+            max(observed_at) over (
+                partition by origin order by _loaded_at
+                rows between unbounded preceding and 1 preceding
+            ),
+            '-infinity'
         )
 ),
 

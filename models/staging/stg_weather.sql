@@ -1,3 +1,10 @@
+{{
+    config(
+        materialized='incremental',
+        incremental_strategy='rebuild_since',
+        meta={'known_by': '_loaded_at'},
+    )
+}}
 with reports as (select * from {{ ref('base_weather') }}),
 
 renamed as (
@@ -21,7 +28,7 @@ renamed as (
         pressure as pressure_mb,
         visib as visibility_mi,
     from reports
-    where _problem is null
+    where _problem is null and {{ since('_loaded_at') }}
 )
 
 select * from renamed

@@ -13,7 +13,7 @@ assignments as (select * from {{ ref('int_aircraft_assignments') }}),
 outcomes as (select * from {{ ref('int_outcomes') }}),
 
 -- read by an incremental build only
-messages as (  -- noqa: ST03
+messages as not materialized (  -- noqa: ST03
     select * from {{ ref('int_flight_messages') }}
 ),
 
@@ -22,7 +22,7 @@ timed as (
         *,
         scheduled_departure_at - interval {{ var('horizon') }} as predict_at,
     from flights
-    where {{ told_of_since('flight_id') }}
+    where {{ told_of_since() }}
 ),
 
 final as (

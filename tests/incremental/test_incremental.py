@@ -46,7 +46,7 @@ def some_of(lab, lines):
     planes = [line for line in lines["planes"] if line.split(",")[0] in tails]
     return {
         "flights": kept,
-        "weather": [line for line in lines["weather"] if line.startswith("JFK")],
+        "weather": [line for line in lines["weather"] if line.startswith(("JFK", "LGA"))],
         "airports": airports,
         "planes": planes,
         "airlines": lines["airlines"],
@@ -229,6 +229,17 @@ def test_an_incremental_build_equals_a_full_rebuild_in_any_order_of_arrival(lab,
         assert not publish or lab.unlike_published() == [], said
     lab.dbt("run", publish=True)
     assert lab.unlike_published() == []
+
+
+def test_a_build_that_takes_in_nothing_but_bad_lines_publishes_their_number(lab):
+    lab.forget()
+    deliver_start(lab)
+    lab.dbt("run", publish=True)
+    feed = Feed(lab, 0)
+    for act in (feed.spoiled, feed.repeated):
+        act()
+        lab.dbt("run", publish=True)
+        assert (lab.noted(), lab.unlike_published()) == ([], [])
 
 
 def test_a_full_refresh_gives_what_an_increment_gives_and_increments_go_on_from_it(lab):
