@@ -11,9 +11,7 @@
     {%- set conditions = [config.get('where')] if config.get('where') else [] -%}
     {%- if execute and model.attached_node in graph.nodes -%}
         {%- set tested = graph.nodes[model.attached_node] -%}
-        {%- if rows_are_dated(tested) -%}
-            {%- do conditions.append(looked_at(relation, model.test_metadata, known_by(tested))) -%}
-        {%- endif -%}
+        {%- do conditions.append(looked_at(relation, model.test_metadata, tested)) -%}
     {%- endif -%}
     {%- set needed = conditions | reject('equalto', 'true') | list -%}
     {{ return('(select * from ' ~ relation ~ ' where ' ~ needed | join(' and ') ~ ') as looked_at'
@@ -21,30 +19,48 @@
 {%- endmacro %}
 
 
-{% macro known_by(node) %}
-    {{ return(node.config.get('meta', {}).get('known_by', 'known_at')) }}
+{#- The column of a model that tells which of its rows may have been built again: the time they were
+    known, where rows from before an instant stand (a view that reads such a model says so by naming
+    that column in `meta.known_by`), or the key, where `meta.told_of_by` names the model of messages
+    that it is built from. None: any of them may have been. -#}
+{% macro dated_by(node) %}
+    {%- set meta = node.config.get('meta', {}) -%}
+    {%- if node.config.get('incremental_strategy') == 'rebuild_since'
+        or (node.config.materialized == 'view' and 'known_by' in meta) -%}
+        {{ return(meta.get('known_by', 'known_at')) }}
+    {%- endif -%}
+    {{ return(node.config.get('unique_key') if 'told_of_by' in meta else none) }}
 {% endmacro %}
 
 
-{#- Whether a model's rows known before an instant stand when it is built again from there on. A view
-    that reads such a model says so by naming its column in `meta.known_by`. -#}
-{% macro rows_are_dated(node) %}
-    {{ return(node.config.get('incremental_strategy') == 'rebuild_since'
-        or (node.config.materialized == 'view' and 'known_by' in node.config.get('meta', {}))) }}
+{#- A condition: the row may have been built since all tests passed. -#}
+{% macro is_new(node) %}
+    {%- set column = dated_by(node) -%}
+    {%- set messages = node.config.get('meta', {}).get('told_of_by') -%}
+    {%- set told = untested('_loaded_at') -%}
+    {%- if column is none -%} {{ return('true') }}
+    {%- elif not messages -%} {{ return(untested(column)) }}
+    {%- elif told in ('true', 'false') -%} {{ return(told) }}
+    {%- endif -%}
+    {%- for model in graph.nodes.values() if model.resource_type == 'model' and model.name == messages -%}
+        {{ return(column ~ ' in (select ' ~ column ~ ' from ' ~ model.relation_name ~ ' where '
+            ~ told ~ ')') }}
+    {%- endfor -%}
 {% endmacro %}
 
 
-{#- The rows a generic test has to look at: the untested ones, where it looks at rows alone; for a
-    key, those that share it too (one that is NULL is for `not_null`); else all. -#}
-{% macro looked_at(relation, test, known_by) %}
+{#- The rows a generic test has to look at: the new ones, where it looks at rows alone; for a key,
+    those that share it too (one that is NULL is for `not_null`); else all. -#}
+{% macro looked_at(relation, test, node) %}
     {%- set given = test.kwargs -%}
     {%- set key = given.get('columns') or [given.get('column_name')] -%}
-    {%- set is_new = untested(known_by) -%}
-    {%- if test.name in ('not_null', 'accepted_values', 'relationships') or known_by in key -%}
-        {{ return(is_new) }}
+    {%- set new = is_new(node) -%}
+    {%- if new in ('true', 'false') and test.name in ('unique', 'unique_combination')
+        or test.name in ('not_null', 'accepted_values', 'relationships') or dated_by(node) in key -%}
+        {{ return(new) }}
     {%- elif test.name in ('unique', 'unique_combination') -%}
-        {{ return(is_new if is_new in ('true', 'false') else '(' ~ key | join(', ') ~ ') in (select '
-            ~ key | join(', ') ~ ' from ' ~ relation ~ ' where ' ~ is_new ~ ')') }}
+        {{ return('(' ~ key | join(', ') ~ ') in (select ' ~ key | join(', ') ~ ' from ' ~ relation
+            ~ ' where ' ~ new ~ ')') }}
     {%- endif -%}
     {{ return('true') }}
 {% endmacro %}

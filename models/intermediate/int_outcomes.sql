@@ -3,6 +3,7 @@
         materialized='incremental',
         incremental_strategy='delete+insert',
         unique_key='flight_id',
+        meta={'told_of_by': 'int_flight_messages'},
     )
 }}
 with flights as (select * from {{ ref('int_flights') }}),
@@ -55,8 +56,14 @@ final as (
         -- booleans
         arrivals.is_late,
     from told
-    left join departures on told.flight_id = departures.flight_id
-    left join arrivals on told.flight_id = arrivals.flight_id
+    left join departures
+        on
+            told.flight_id = departures.flight_id
+            and told.scheduled_departure_at = departures.scheduled_departure_at
+    left join arrivals
+        on
+            told.flight_id = arrivals.flight_id
+            and told.scheduled_departure_at = arrivals.scheduled_departure_at
     left join closures on told.flight_id = closures.flight_id
 )
 

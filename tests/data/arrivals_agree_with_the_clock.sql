@@ -8,7 +8,10 @@ select
 from {{ ref('int_arrivals') }} as arrivals
 inner join {{ ref('int_flights') }} as flights on arrivals.flight_id = flights.flight_id
 inner join {{ ref('stg_flights') }} as messages
-    on arrivals.flight_id = messages.flight_id and messages.record_kind = 'arrived'
+    on
+        flights.flight_id = messages.flight_id
+        and flights.scheduled_local_date = messages.scheduled_local_date
+        and messages.record_kind = 'arrived'
 where
     {{ untested('arrivals.known_at') }}
     and strftime(timezone(flights.dest_time_zone, arrivals.event_at), '%H%M')::integer

@@ -96,3 +96,32 @@ def test_a_key_that_comes_again_is_found_wherever_it_was_before(lab):
         )
     lab.dbt(*TESTS)
     assert untested(lab) == []
+
+
+def test_rows_that_messages_tell_of_are_looked_at_and_no_others(lab):
+    with lab.connected() as warehouse:
+        (until,) = warehouse.execute("select max(_loaded_at) from staging.stg_flights").fetchone()
+    deliver(lab, until=f"{until:%Y-%m-%dT%H:%M:%SZ}")  # takes the last messages back: all is new
+    lab.dbt("run")
+    lab.dbt(*TESTS)
+    deliver(lab, until="2013-01-02T12:00:00Z")
+    lab.dbt("run")
+    with lab.connected() as warehouse:
+        warehouse.execute(
+            "create temp table told as select distinct flight_id from "
+            "staging.stg_flights where _loaded_at = ?",
+            [until],
+        )
+        spine = "insert into training.flight_spine select s.* from training.flight_spine s"
+        warehouse.execute(f"{spine} anti join told using (flight_id) order by flight_id limit 1")
+    keys = ("build", "--select", "flight_spine,resource_type:test")
+    lab.dbt(*keys)
+    with lab.connected() as warehouse:
+        warehouse.execute(
+            "create temp table told as select distinct flight_id from "
+            "staging.stg_flights where _loaded_at = ?",
+            [until],
+        )
+        warehouse.execute(f"{spine} semi join told using (flight_id) order by flight_id limit 1")
+    with pytest.raises(AssertionError, match="unique_flight_spine_flight_id"):
+        lab.dbt(*keys)
