@@ -56,14 +56,8 @@ final as (
         -- booleans
         arrivals.is_late,
     from told
-    left join departures
-        on
-            told.flight_id = departures.flight_id
-            and told.scheduled_departure_at = departures.scheduled_departure_at
-    left join arrivals
-        on
-            told.flight_id = arrivals.flight_id
-            and told.scheduled_departure_at = arrivals.scheduled_departure_at
+    left join departures on told.flight_id = departures.flight_id
+    left join arrivals on told.flight_id = arrivals.flight_id
     left join closures on told.flight_id = closures.flight_id
 )
 

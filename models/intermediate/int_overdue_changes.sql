@@ -25,14 +25,8 @@ spells as (
             flights.scheduled_departure_at + interval 6 hours
         ) as leaves_at,
     from flights
-    left join departures
-        on
-            flights.flight_id = departures.flight_id
-            and flights.scheduled_departure_at = departures.scheduled_departure_at
-    left join arrivals
-        on
-            flights.flight_id = arrivals.flight_id
-            and flights.scheduled_departure_at = arrivals.scheduled_departure_at
+    left join departures on flights.flight_id = departures.flight_id
+    left join arrivals on flights.flight_id = arrivals.flight_id
     where {{ since('flights.scheduled_departure_at', ['6 hours']) }}
 ),
 
