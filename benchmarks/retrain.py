@@ -175,7 +175,7 @@ class Year:
     def _score(self, trees: Any, month: date) -> Floats:
         rows = trees["encode"].transform(self.inputs[self.month(month)])
         with threadpool_limits(SETTINGS.threads):
-            stages = enumerate(trees["boost"].staged_predict_proba(rows), start=1)
+            stages = model.staged(trees, rows, SETTINGS)
             return np.array([p[:, 1] for done, p in stages if done in ROUNDS])
 
     def _trees(self, fitted: Fitted) -> Any:
@@ -184,9 +184,12 @@ class Year:
             at = self.instant(fitted.until)
             rows = (self.day >= day64(fitted.first)) & (self.day < day64(fitted.until))
             rows &= (self.data.frame["label_known_at"] <= at).to_numpy() & ~np.isnan(self.late)
-            trees = model.trees(self.data.columns, SETTINGS, SETTINGS.leaves[0], ROUNDS[-1])
+            taught = self.inputs[rows], self.late[rows]
             with threadpool_limits(SETTINGS.threads):
-                model.save(trees.fit(self.inputs[rows], self.late[rows]), file)
+                trees = model.fitted(
+                    taught, self.data.columns, SETTINGS, SETTINGS.leaves[0], ROUNDS[-1]
+                )
+            model.save(trees, file)
         return model.read_trusted(file)
 
     def month(self, month: date) -> npt.NDArray[np.bool_]:

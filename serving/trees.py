@@ -88,9 +88,10 @@ class TreeModel:
             encode, boost = pipeline["encode"], pipeline["boost"]
             self.slope, self.intercept = -float(platt.a_), -float(platt.b_)
             self.baseline = float(boost._baseline_prediction.item())
+            texts = sum(column.is_category for column in model.columns)
             known, place = boost._bin_mapper.make_known_categories_bitsets()
             trees = [
-                _Tree(predictor, len(model.columns), known, place)
+                _Tree(predictor, len(model.columns), texts, known, place)
                 for (predictor,) in boost._predictors
             ]
         except (AttributeError, KeyError, TypeError, ValueError) as fault:
@@ -252,8 +253,9 @@ class _Tree:
     leaf value of all training rows.
     """
 
-    def __init__(self, predictor: Any, width: int, known: Any, place: Any) -> None:
+    def __init__(self, predictor: Any, width: int, texts: int, known: Any, place: Any) -> None:
         self._nodes, self._bitsets = predictor.nodes, predictor.raw_left_cat_bitsets
+        self._texts = texts
         self._known, self._place = known, place
         self._means = self._mean_values()
         self.mean = float(self._means[0])
@@ -285,17 +287,21 @@ class _Tree:
             more[feature] += self._means[child] - self._means[i]
             below.append(self._walk(child, more))
         missing_left = bool(node["missing_go_to_left"])
-        goes_left = self._goes_left(node) if node["is_categorical"] else None
+        goes_left = self._goes_left(node) if feature < self._texts else None
         threshold = float(node["num_threshold"])
         self.splits.append(_Split(feature, threshold, missing_left, goes_left, below[0]))
         return below[0] + below[1]
 
     def _goes_left(self, node: Any) -> Bools:
         """By category code. A code that was not there in training goes where missing goes."""
-        left = _bits(self._bitsets[int(node["bitset_idx"])])
-        known = _bits(self._known[int(self._place[int(node["feature_idx"])])])
         missing = bool(node["missing_go_to_left"])
-        goes: Bools = np.where(left | known, left, missing)
+        goes: Bools
+        if node["is_categorical"]:
+            left = _bits(self._bitsets[int(node["bitset_idx"])])
+            known = _bits(self._known[int(self._place[int(node["feature_idx"])])])
+            goes = np.where(left | known, left, missing)
+        else:
+            goes = np.arange(CODES) <= node["num_threshold"]
         goes[MISSING] = missing
         return goes
 

@@ -22,7 +22,7 @@ from training import pictures, report
 from training.console import console, step
 from training.dataset import Column, Dataset, open_store, spine_sql
 from training.evaluate import Estimate
-from training.model import design, trees
+from training.model import design, fitted
 from training.settings import Settings
 
 HONEST = "none"
@@ -70,8 +70,8 @@ class Bench:
         inputs = self.inputs.assign(**{str(name): changed[name] for name in changed})
         settings = self.settings
         with threadpool_limits(settings.threads):
-            model = trees(columns, settings, settings.leaves[0], settings.max_rounds)
-            model.fit(inputs.iloc[fit], self.data.late[fit])
+            rows = inputs.iloc[fit], self.data.late[fit]
+            model = fitted(rows, columns, settings, settings.leaves[0], settings.max_rounds)
             p: np.ndarray = model.predict_proba(inputs.iloc[test])[:, 1]
         return p
 

@@ -8,7 +8,7 @@ no code. Not for judging a model: that is `evaluate`.
 import copy
 import json
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,8 +117,10 @@ def design(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
     return pd.DataFrame(as_needed, index=frame.index)
 
 
-def trees(columns: Sequence[Column], settings: Settings, leaves: int, rounds: int) -> Pipeline:
-    """The untrained pipeline: categories to codes, then gradient-boosted trees."""
+def trees(
+    columns: Sequence[Column], settings: Settings, leaves: int, rounds: int, bins: int
+) -> Pipeline:
+    """An untrained pipeline: categories to codes, then gradient-boosted trees."""
     text = [column.name for column in columns if column.is_category]
     numbers = [column.name for column in columns if not column.is_category]
     codes = OrdinalEncoder(
@@ -131,14 +133,45 @@ def trees(columns: Sequence[Column], settings: Settings, leaves: int, rounds: in
         learning_rate=settings.learning_rate,
         max_iter=rounds,
         max_leaf_nodes=leaves,
+        max_bins=bins,
         min_samples_leaf=settings.min_leaf,
         l2_regularization=settings.l2,
         max_features=settings.column_share,
-        categorical_features=list(range(len(text))),
+        # fewer bins than categories: the codes are taken as numbers
+        categorical_features=list(range(len(text))) if bins > MOST_CATEGORIES else None,
         early_stopping=False,  # it would hold out random rows; time decides here
         random_state=settings.seed,
     )
     return Pipeline([("encode", encode), ("boost", boost)])
+
+
+def fitted(
+    rows: tuple[pd.DataFrame, np.ndarray],
+    columns: Sequence[Column],
+    settings: Settings,
+    leaves: int,
+    rounds: int,
+) -> Pipeline:
+    """Trees fitted to rows; where `settings.bins` are several, the mean of one model of each.
+
+    The mean of the log odds of additive models is one such model: the trees of all, each leaf
+    value divided by their number. The trees of one round stand side by side.
+    """
+    bins = sorted(settings.bins, reverse=True)  # the first knows the texts as categories, if any do
+    first, *others = (
+        trees(columns, settings.but(seed=settings.seed + i), leaves, rounds, of).fit(*rows)
+        for i, of in enumerate(bins)
+    )
+    if others:
+        boosts = [member["boost"] for member in (first, *others)]
+        boosts[0]._predictors = [
+            tree
+            for of_round in zip(*(boost._predictors for boost in boosts), strict=True)
+            for tree in of_round
+        ]
+        for (tree,) in boosts[0]._predictors:
+            tree.nodes["value"] /= len(boosts)
+    return first
 
 
 def choose(
@@ -160,9 +193,9 @@ def choose(
     best: tuple[Pipeline, Choice] | None = None
     for leaves in settings.leaves:
         tell(f"up to {settings.max_rounds} rounds of {leaves} leaves")
-        pipeline = trees(columns, settings, leaves, settings.max_rounds).fit(*fit)
+        pipeline = fitted(fit, columns, settings, leaves, settings.max_rounds)
         encoded = pipeline["encode"].transform(tune[0])
-        for done, p in enumerate(pipeline["boost"].staged_predict_proba(encoded), start=1):
+        for done, p in staged(pipeline, encoded, settings):
             if done % settings.round_step:
                 continue
             loss = Scaling.fit(p[:, 1], tune[1]).log_loss if scaled else log_loss(tune[1], p[:, 1])
@@ -171,9 +204,20 @@ def choose(
                 best = pipeline, found
     assert best is not None  # round_step is at most max_rounds
     pipeline, choice = best
-    boost = pipeline["boost"].set_params(max_iter=choice.rounds)
-    boost._predictors = boost._predictors[: choice.rounds]  # scikit-learn has no public way
+    count = choice.rounds * len(settings.bins)
+    boost = pipeline["boost"].set_params(max_iter=count)
+    boost._predictors = boost._predictors[:count]  # scikit-learn has no public way
     return pipeline, choice
+
+
+def staged(
+    pipeline: Pipeline, encoded: np.ndarray, settings: Settings
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The number of rounds, from 1 on, and the probabilities (n, 2) after so many."""
+    of_round = len(settings.bins)
+    for trees_done, p in enumerate(pipeline["boost"].staged_predict_proba(encoded), start=1):
+        if trees_done % of_round == 0:
+            yield trees_done // of_round, p
 
 
 def calibrated(pipeline: Pipeline, tune: tuple[pd.DataFrame, np.ndarray]) -> Any:
@@ -210,9 +254,9 @@ def refitted(
     Leaves, rounds and calibration stay as the tuning days decided: they were unseen then.
     """
     rows = np.sort(np.concatenate([data.rows("fit"), data.rows("tune")]))
-    pipeline = trees(columns, settings, choice.leaves, choice.rounds)
+    learned = design(data.frame.iloc[rows], columns), data.late[rows]
     with threadpool_limits(settings.threads):
-        pipeline.fit(design(data.frame.iloc[rows], columns), data.late[rows])
+        pipeline = fitted(learned, columns, settings, choice.leaves, choice.rounds)
     again = copy.deepcopy(estimator)
     (fold,) = again.calibrated_classifiers_
     fold.estimator = FrozenEstimator(pipeline)

@@ -58,6 +58,11 @@ class Settings:
     leaves: tuple[int, ...] = setting(
         (31,), "Leaves per tree; give several to choose among them on the tuning days too."
     )
+    bins: tuple[int, ...] = setting(
+        (255,),
+        "Values of a feature that splits may fall between, 255 at most. Give several for one model "
+        "of each, averaged: they err on different flights. Below 251 texts are split by alphabet.",
+    )
     min_leaf: int = setting(100, "Fewest flights in a leaf: less would learn single bad days.")
     l2: float = setting(5.0, "Pulls leaf values to zero; late flights come in correlated bunches.")
     column_share: float = setting(
@@ -117,6 +122,8 @@ class Settings:
                 f"round_step must be from 1 to max_rounds and schedule_rounds, "
                 f"found {self.round_step}, {self.max_rounds} and {self.schedule_rounds}"
             )
+        if not self.bins or not all(2 <= bins <= 255 for bins in self.bins):
+            raise ValueError(f"bins must be from 2 to 255, found {', '.join(map(str, self.bins))}")
         if self.zone not in available_timezones():
             raise ValueError(f"zone must be one like America/New_York, found {self.zone}")
         if self.known_by and datetime.fromisoformat(self.known_by).tzinfo is None:

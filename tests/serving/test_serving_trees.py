@@ -44,16 +44,18 @@ def things(rows: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
     return frame.astype(object).mask(pd.DataFrame(holes, columns=frame.columns), None), late
 
 
-def fitted(leaves: int, rounds: int = 20) -> tuple[ScoringModel, pd.DataFrame]:
+def fitted(
+    leaves: int, rounds: int = 20, bins: tuple[int, ...] = (255,)
+) -> tuple[ScoringModel, pd.DataFrame]:
     """A model as training makes it, and rows it has not seen."""
     frame, late = things(6_000, leaves)
-    choice: Settings = SMALL.but(min_leaf=2, learning_rate=0.2)
+    choice: Settings = SMALL.but(min_leaf=2, learning_rate=0.2, bins=bins)
     data = Dataset(
         frame, COLUMNS, "s", "", "", late, np.repeat(["fit", "tune"], 3_000), np.zeros(6_000)
     )
     inputs = model.design(frame, COLUMNS)
     fit, tune = ((inputs.iloc[rows], late[rows]) for rows in (data.rows("fit"), data.rows("tune")))
-    pipeline = model.trees(COLUMNS, choice, leaves, rounds).fit(*fit)
+    pipeline = model.fitted(fit, COLUMNS, choice, leaves, rounds)
     estimator = model.calibrated(pipeline, tune)
     return ScoringModel(estimator, COLUMNS, 0.5, {}), things(2_000, leaves + 1)[0]
 
@@ -62,10 +64,13 @@ def columns_of(frame: pd.DataFrame) -> dict[str, list[Any]]:
     return {str(name): frame[name].tolist() for name in frame}
 
 
+BINS: dict[int, tuple[int, ...]] = {8: (255, 16), 31: (16,), 33: (255, 255, 100)}
+
+
 @pytest.fixture(scope="module", params=[2, 8, 31, 33, 150])
 def pair(request: pytest.FixtureRequest) -> tuple[ScoringModel, TreeModel, pd.DataFrame]:
-    """scikit-learn's model, ours, and rows; more leaves than fit into one word too."""
-    made, rows = fitted(request.param)
+    """scikit-learn's model, ours, and rows; more leaves than fit into one word, several models."""
+    made, rows = fitted(request.param, bins=BINS.get(request.param, (255,)))
     return made, TreeModel(made), rows
 
 
@@ -110,7 +115,7 @@ def test_a_contribution_is_the_change_of_the_mean_score_at_the_splits_of_its_fea
     x = np.repeat([0.0, 1.0], [300, 100])
     late = np.where(x == 1, np.arange(400) % 4 > 0, np.arange(400) % 4 == 0).astype("float64")
     frame, columns = pd.DataFrame({"x": x}), (Column("x", "Float64", "things"),)
-    pipeline = model.trees(columns, SMALL.but(l2=0.0, column_share=1.0), 2, 1).fit(frame, late)
+    pipeline = model.fitted((frame, late), columns, SMALL.but(l2=0.0, column_share=1.0), 2, 1)
     fast = TreeModel(ScoringModel(model.calibrated(pipeline, (frame, late)), columns, 0.5, {}))
     low, high = fast.score({"x": [0.0, 1.0]}).raw
     assert fast.base == pytest.approx((300 * low + 100 * high) / 400)

@@ -45,16 +45,27 @@ def fitted() -> object:
     return model.calibrated(pipeline, rows(1))
 
 
-def test_the_model_cut_to_its_rounds_is_the_model_fitted_with_them() -> None:
-    pipeline, choice = model.choose(rows(0), rows(1), COLUMNS, SMALL.but(learning_rate=0.8))
+@pytest.mark.parametrize("bins", [(255,), (16, 255)])
+def test_the_model_cut_to_its_rounds_is_the_model_fitted_with_them(bins: tuple[int, ...]) -> None:
+    settings = SMALL.but(learning_rate=0.8, bins=bins)
+    pipeline, choice = model.choose(rows(0), rows(1), COLUMNS, settings)
     assert choice.rounds < SMALL.max_rounds
-    settings = SMALL.but(learning_rate=0.8)
-    again = model.trees(COLUMNS, settings, choice.leaves, choice.rounds).fit(*rows(0))
+    again = model.fitted(rows(0), COLUMNS, settings, choice.leaves, choice.rounds)
     inputs, _ = rows(2)
     np.testing.assert_array_equal(pipeline.predict_proba(inputs), again.predict_proba(inputs))
-    assert pipeline["boost"].n_iter_ == choice.rounds
+    assert pipeline["boost"].n_iter_ == choice.rounds * len(bins)
     inputs, late = rows(1)
     assert choice.log_loss == model.Scaling.fit(again.predict_proba(inputs)[:, 1], late).log_loss
+
+
+def test_a_model_of_several_is_the_mean_of_their_log_odds() -> None:
+    inputs, _ = rows(2)
+    both = model.fitted(rows(0), COLUMNS, SMALL.but(bins=(16, 255)), 8, 12)
+    fine = model.trees(COLUMNS, SMALL, 8, 12, 255).fit(*rows(0))
+    coarse = model.trees(COLUMNS, SMALL.but(seed=SMALL.seed + 1), 8, 12, 16).fit(*rows(0))
+    odds = [model.log_odds(each.predict_proba(inputs)[:, 1]) for each in (both, fine, coarse)]
+    assert np.abs(odds[1] - odds[2]).max() > 0.01
+    np.testing.assert_allclose(odds[0], (odds[1] + odds[2]) / 2, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("scaled", [True, False])
@@ -64,7 +75,7 @@ def test_the_choice_is_the_best_of_all_candidates_on_the_tuning_days(scaled: boo
     candidates = {}
     for leaves in SMALL.leaves:
         for rounds in (4, 8, 12):
-            pipeline = model.trees(COLUMNS, SMALL, leaves, rounds).fit(*rows(0))
+            pipeline = model.fitted(rows(0), COLUMNS, SMALL, leaves, rounds)
             used = model.calibrated(pipeline, (inputs, late)) if scaled else pipeline
             candidates[leaves, rounds] = log_loss(late, used.predict_proba(inputs))
     assert min(candidates, key=candidates.__getitem__) == (choice.leaves, choice.rounds)
@@ -123,7 +134,7 @@ def test_more_categories_than_the_trees_can_take_still_train() -> None:
     many = np.array([f"D{i % 400:03}" for i in range(2000)], dtype=object)
     inputs = model.design(pd.DataFrame({"origin": many}), COLUMNS[:1])
     late = (np.arange(2000) % 3 == 0).astype(float)
-    pipeline = model.trees(COLUMNS[:1], SMALL, leaves=4, rounds=2).fit(inputs, late)
+    pipeline = model.fitted((inputs, late), COLUMNS[:1], SMALL, leaves=4, rounds=2)
     assert pipeline.predict_proba(inputs).shape == (2000, 2)
 
 
