@@ -2,11 +2,11 @@
 
 The hours are the same for all: those after a Wednesday afternoon in December. What differs is how
 far back the feed goes. The shortest history is longer than all windows and than the month of a
-published file, or filling those would pass for growth. Each is landed in a project copy of its own
-and built once; then hour after hour is landed (not counted) and built as a tick of `hindcast replay`
-builds: in one process that stays, as there, and as a plain command. Histories and ways take turns,
-so that a noisy minute hits all alike; what counts is CPU seconds, by their median. A rebuild of each
-history from nothing is measured beside that.
+published file, or filling those would pass for growth. Each is landed in a project copy of its
+own and built once; then hour after hour is landed (not counted) and built as a tick of `hindcast
+replay` builds: in one process that stays, as there, and as a plain command. Histories and ways take
+turns, so that a noisy minute hits all alike; what counts is CPU seconds, by their median. A rebuild
+of each history from nothing is measured beside that.
 
 What was measured is kept in `data/benchmarks/increment`, and the same command goes on from there;
 `--fresh` begins anew. Writes the plot and docs/benchmarks.md only with `--write`.
