@@ -1,6 +1,6 @@
 """What retraining is worth: the year of flights, month by month, with and without it.
 
-    python -m benchmarks.retrain            # half an hour; writes docs/images/retrain.png
+    python -m benchmarks.retrain            # an hour or two; writes docs/images/retrain.png
     python -m benchmarks.retrain --redraw   # the tables and the picture of the last run again
 
 Four models score the flights of each month from March on. Nothing that was not known at the
@@ -47,7 +47,8 @@ FIRST, LAST = date(2013, 3, 1), date(2013, 12, 1)
 ROLLING_MONTHS = 3
 ROUNDS = tuple(range(100, 801, 100))
 """Rounds there is a choice of."""
-SETTINGS = Settings(learning_rate=0.025)
+SETTINGS = Settings(learning_rate=0.025, bins=(255, 32))
+"""As `retrain.train` in hindcast.yml has them."""
 POLICIES = ("frozen", "monthly", "rule", "rolling")
 COLOURS = {"frozen": "#9a9a9a", "monthly": "#1f6fb2", "rolling": "#d08a1d", "rule": "#1b9e77"}
 
@@ -144,7 +145,8 @@ class Year:
         self.day = local_days(data.frame["predict_at"], SETTINGS.zone)
         self.money = Money(rule.act_cost, rule.act_benefit)
         self.threshold = rule.act_cost / rule.act_benefit
-        self.stem = f"{data.snapshot}-{SETTINGS.learning_rate:g}x{ROUNDS[-1]}"
+        bins = "+".join(map(str, SETTINGS.bins))
+        self.stem = f"{data.snapshot}-{SETTINGS.learning_rate:g}x{ROUNDS[-1]}-{bins}"
         self.reference: Figure | None = None
         """The champion's ROC AUC on the days it was chosen on."""
 

@@ -37,25 +37,34 @@ class Outcomes:
         assert room.config.replay is not None
         self.room, self.plan, self.section = room, plan, room.config.replay
         self._read: dict[Path, pd.DataFrame] = {}
+        self._waiting: list[pd.DataFrame] = []
+        """Of those read, what has no outcome yet: all that a tick has to look at."""
         with records.opened(room.folder) as connection:
             connection.execute(_TABLE)
+            known = connection.execute("select row_key from replay_outcomes").df()
+        self._known = set(known["row_key"])
 
     def arrive(self, store: Any, at: datetime) -> int:
         """Score the predictions served so far whose outcome is known at `at`, and was not before.
 
         Returns how many.
         """
-        told = self._told(store, at)
-        with records.opened(self.room.folder) as connection:
-            known = set(connection.execute("select row_key from replay_outcomes").df()["row_key"])
-            new = told[~told["row_key"].isin(known)]
-            if len(new):
+        self._read_log(store)
+        if not self._waiting:
+            return 0
+        waiting = self._once(self._waiting)
+        waiting = waiting[~waiting["row_key"].isin(self._known)]
+        new = self._told(store, waiting, at)
+        if len(new):
+            with records.opened(self.room.folder) as connection:
                 connection.register("new_outcomes", new)
                 connection.execute(
                     "insert into replay_outcomes "
                     "select row_key, predict_at, $at, score, label::double from new_outcomes",
                     {"at": at},
                 )
+        self._known.update(new["row_key"])
+        self._waiting = [waiting]
         return len(new)
 
     def frame(self) -> pd.DataFrame:
@@ -65,7 +74,8 @@ class Outcomes:
 
     def corrected(self, store: Any, at: datetime) -> int:
         """How many outcomes have become others by `at`."""
-        now = self._told(store, at).set_index("row_key")["label"].astype("float64")
+        told = self._told(store, self.served(store), at)
+        now = told.set_index("row_key")["label"].astype("float64")
         first = self.frame().set_index("row_key")["label"]
         return int((now.reindex(first.index) != first).sum())
 
@@ -74,12 +84,10 @@ class Outcomes:
         values = zip(*(frame[name] for name in self.section.row), strict=True)
         return frame.assign(row_key=["|".join(map(str, each)) for each in values])
 
-    def _told(self, store: Any, at: datetime) -> pd.DataFrame:
+    def _told(self, store: Any, served: pd.DataFrame, at: datetime) -> pd.DataFrame:
+        """Of what was served, that whose outcome is known at `at`, with its `label`."""
         from hindcast.offline_store import query
 
-        served = self.served(store)
-        if served.empty:
-            return served.assign(row_key=[], label=[])
         names = [*self.section.row, self.section.label]
         rows = query(
             store.config,
@@ -89,27 +97,36 @@ class Outcomes:
             f"and predict_at >= timestamptz '{self.plan.start.isoformat()}'",
         ).to_pandas()
         rows = rows.rename(columns={self.section.label: "label"})
-        return self.keyed(served.merge(rows, on=[*self.section.row], validate="one_to_one"))
+        return served.merge(rows, on=[*self.section.row], validate="one_to_one")
 
     def served(self, store: Any) -> pd.DataFrame:
         """What was served, one row a prediction: one served again is the same again.
 
         Raises HindcastError if the log has no such columns.
         """
-        columns = [*dict.fromkeys([*self.section.row, "predict_at", self.section.score, LOG_TIME])]
+        self._read_log(store)
+        if not self._read:
+            return pd.DataFrame(columns=[*self._columns(), "score", "row_key"])
+        return self._once([*self._read.values()])
+
+    def _read_log(self, store: Any) -> None:
         try:
             for file in log_files(store, self.room.config):
                 if file not in self._read:  # a file is written once
-                    self._read[file] = pq.read_table(file, columns=columns).to_pandas()
+                    rows = pq.read_table(file, columns=self._columns()).to_pandas()
+                    in_plan = (rows[LOG_TIME] >= self.plan.start) & (rows[LOG_TIME] < self.plan.end)
+                    rows = rows[in_plan].rename(columns={self.section.score: "score"})
+                    self._read[file] = self.keyed(rows)
+                    self._waiting.append(self._read[file])
         except ValueError as error:
             raise HindcastError(f"the log of what was served: {error}") from error
-        if not self._read:
-            return pd.DataFrame(columns=[*columns, "score"])
-        rows = pd.concat(self._read.values(), ignore_index=True).rename(
-            columns={self.section.score: "score"}
-        )
-        in_plan = (rows[LOG_TIME] >= self.plan.start) & (rows[LOG_TIME] < self.plan.end)
-        return pd.DataFrame(rows[in_plan]).drop_duplicates([*self.section.row], keep="last")
+
+    def _columns(self) -> list[str]:
+        return [*dict.fromkeys([*self.section.row, "predict_at", self.section.score, LOG_TIME])]
+
+    def _once(self, frames: list[pd.DataFrame]) -> pd.DataFrame:
+        rows = pd.concat(frames, ignore_index=True)
+        return rows.drop_duplicates([*self.section.row], keep="last")
 
 
 def log_files(store: Any, config: ProjectConfig) -> list[Path]:
