@@ -133,6 +133,11 @@ class Settings:
         """The first instant of a day of this calendar."""
         return datetime.combine(date.fromisoformat(day), time(), ZoneInfo(self.zone))
 
+    @property
+    def taught_until(self) -> str:
+        """The day after the last one that the trees learned from."""
+        return self.test_from if self.refit else self.tune_from
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}

@@ -313,10 +313,20 @@ def _model(
 def _reference(
     said: Scored, window: Period, options: Monitor, notes: list[str]
 ) -> tuple[Scored | None, Scored]:
-    """The predictions of the model's first days, before the window; and those of the window."""
-    recent = said.within(window)
-    first = said.period.start
-    end = min(first + timedelta(days=options.reference_days), window.start)
+    """The predictions of the model's first days, before the window; and those of the window.
+
+    Of a model that is new, the first two weeks are held against what came after them.
+    """
+    first, start = said.period.start, window.start
+    least = timedelta(days=2 * drift.BLOCK_DAYS)
+    if start - first < least <= (window.end - first) / 2:
+        start = first + least
+        notes.append(
+            f"the model is new: what it said from {utc_text(start.astimezone(UTC))} on is held "
+            f"against its first {least.days} days"
+        )
+    recent = said.within(Period(start, window.end))
+    end = min(first + timedelta(days=options.reference_days), start)
     days = (end - first) / timedelta(days=1)
     if len(said.score) == 0 or days < 2 * drift.BLOCK_DAYS:
         if len(said.score):

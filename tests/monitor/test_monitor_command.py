@@ -146,3 +146,12 @@ def test_the_champion_is_watched_and_not_a_challenger_that_lost(copy):
 def test_a_window_without_rows_is_refused(trained):
     done = run(trained, "--at", "2012-12-01T00:00:00Z")
     assert done.exit_code == 2
+
+
+def test_a_new_model_is_judged_at_once_by_its_own_first_days(trained):
+    found = as_json(run(trained, "--days", "28", "--json").output)  # as long as it has predicted
+    said = {check["check"] for check in found["checks"] if check["subject"].endswith(".score")}
+    assert {"psi", "ks"} <= said
+    assert any(check["check"] == "roc_auc" for check in found["checks"])
+    (new,) = [note for note in found["notes"] if note.startswith("the model is new")]
+    assert "against its first 14 days" in new

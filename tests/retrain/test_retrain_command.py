@@ -1,5 +1,6 @@
 """`hindcast retrain` and `hindcast rollback`, with the real training and scoring commands."""
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -37,6 +38,11 @@ def test_a_challenger_that_is_better_takes_over_and_the_old_model_comes_back_at_
     last = champion.history(lab.root)[-1]
     assert (last.action, last.run, last.previous) == ("promoted", lab.in_use, lab.dull)
     assert last.figures == told["figures"] and "better beyond noise" in last.reason
+
+    # it says itself that it learned from the tuning days too
+    made = lab.artifacts / told["challenger"]
+    assert json.loads((made / "manifest.json").read_text())["taught_until"] == "2013-12-06"
+    assert "then the trees again" in (made / "model_card.md").read_text()
 
     # nothing known later than the instant reached the challenger or its judgement
     scored = pd.read_parquet(lab.artifacts / told["challenger"] / "predictions.parquet")
