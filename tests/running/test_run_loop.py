@@ -2,12 +2,14 @@
 
 import os
 import signal
-from datetime import datetime
+from datetime import UTC, datetime
 
 import pytest
 from running_projects import AT, Toy, wait_for_end
 
 from hindcast import runs
+from hindcast.monitor import Check
+from hindcast.monitor.history import save
 
 
 @pytest.fixture
@@ -28,6 +30,22 @@ def test_a_run_does_every_step_in_order_and_is_on_record(toy):
     assert run.ran[2].command == f"python mark.py {AT}"
     # the next run can say what to expect
     assert "last time" in toy.must("run")
+
+
+def test_a_run_ends_with_the_status_and_what_the_monitor_found_last(toy):
+    checks = [
+        Check("origin_wind", "psi", 0.3, (0.2, 0.5)),
+        Check("tail_seats", "nulls", 0.01, (0.05, 0.2)),
+    ]
+    save(toy.root, datetime(2026, 1, 1, tzinfo=UTC), datetime.fromisoformat(AT), 28, "m1", checks)
+    said = toy.must("run")
+    assert said.index(" third ") < said.index(" summary ") < said.index(f" status at {AT} ")
+    status = said[said.index(f" status at {AT} ") :]
+    assert status.strip().endswith(toy.must("status").split(f" status at {AT} ")[1].strip())
+    lines = [line.replace("│", " ").split() for line in status.splitlines()]
+    assert any(line[:2] == ["1", AT] and line[-2:] == ["3", "done"] for line in lines)
+    assert f"monitoring at {AT}, of model m1: 1 ok, 1 warn, 0 fail" in status
+    assert ["origin_wind", "psi", "0.3", "warn"] in lines
 
 
 def test_a_run_that_failed_goes_on_at_the_step_that_failed(toy):
