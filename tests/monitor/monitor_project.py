@@ -37,7 +37,17 @@ MODEL_YAML = {
             "type": "ml",
             "owner": {"name": "flight-ops"},
             "depends_on": ["ref('origin_weather')"],
-            "config": {"meta": {"monitor": {"roc_auc": [0.05, 0.15]}}},
+            "config": {
+                "meta": {
+                    "monitor": {
+                        "roc_auc": [0.05, 0.15],
+                        "features": {
+                            "flight_calendar": {"range": [0.03, None]},
+                            "flight_calendar.flight_distance_mi": {"ks": "off"},
+                        },
+                    }
+                }
+            },
         }
     ],
 }

@@ -34,6 +34,13 @@ def test_a_project_in_which_nothing_changed_does_not_fail(calm):
         check["subject"] == "origin_weather.reports" and check["check"] == "psi"
         for check in calm["checks"]
     )
+    # the exposure speaks for the on-demand view, which has no model
+    distance = "flight_calendar.flight_distance_mi"
+    limits = {
+        c["check"]: (c["warn"], c["fail"]) for c in calm["checks"] if c["subject"] == distance
+    }
+    assert limits.keys() == {"psi", "nulls", "range"}
+    assert limits["range"] == (0.03, None)
 
 
 def test_every_kind_of_fault_is_named_and_the_command_exits_with_1(copy):

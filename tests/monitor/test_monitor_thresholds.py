@@ -24,6 +24,15 @@ def test_a_column_says_more_than_its_view_and_the_view_more_than_the_project(tra
     assert found("late_arrival", "roc_auc") == (0.05, 0.15)
 
 
+def test_an_exposure_says_the_limits_of_on_demand_views_and_of_their_features(trained):
+    found = read(trained)
+    assert found("flight_calendar.flight_distance_mi", "ks") == OFF
+    assert found("flight_calendar.flight_distance_mi", "range") == (0.03, None)  # of its view
+    assert found("flight_calendar.flight_distance_mi", "psi") == DEFAULTS["psi"]
+    # they are of those views only, not of the model
+    assert found("late_arrival.score", "ks") == found("origin_weather.sky", "ks") == DEFAULTS["ks"]
+
+
 def test_a_wrong_threshold_is_refused_by_file_and_line(copy):
     said = monitor_project.MODEL_YAML
     columns = [
