@@ -66,7 +66,7 @@ class Ui(_Strict):
     """A page of the project's, and the command that serves it on loopback.
 
     `{port}` in the command stands for a free port, `{at}` for the instant, and `{<name>}` for the
-    address of another one of these.
+    address of another one of these, or for nothing where that one is not started.
     """
 
     name: str

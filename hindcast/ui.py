@@ -14,7 +14,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -76,12 +76,26 @@ def serving(
         served: list[Served] = []
         for ui in chosen:
             tell(f"starting {ui.name}")
-            words = {"at": utc_text(at), "port": str(ports[ui.name]), **addresses}
-            served.append(stack.enter_context(_process(ui, words, addresses[ui.name], project_dir)))
+            arguments = command(ui, config, at, ports[ui.name], addresses)
+            served.append(
+                stack.enter_context(_process(ui, arguments, addresses[ui.name], project_dir))
+            )
         for one in served:
             tell(f"waiting for {one.ui.name} at {one.address}")
             _wait_for(one)
         yield served
+
+
+def command(
+    ui: Ui, config: ProjectConfig, at: datetime, port: int, addresses: Mapping[str, str]
+) -> list[str]:
+    """What starts one of them, as arguments. Who is not started has no address: an empty word."""
+    words = {one.name: addresses.get(one.name, "") for one in config.ui}
+    words |= {"at": utc_text(at), "port": str(port)}
+    arguments = shlex.split(ui.run)  # first, so that an empty word stays an argument
+    for name, value in words.items():
+        arguments = [argument.replace("{" + name + "}", value) for argument in arguments]
+    return arguments
 
 
 def watch(served: Sequence[Served], every: float = 0.5) -> None:
@@ -98,14 +112,11 @@ def watch(served: Sequence[Served], every: float = 0.5) -> None:
 
 
 @contextmanager
-def _process(ui: Ui, words: dict[str, str], address: str, project_dir: Path) -> Iterator[Served]:
-    command = ui.run
-    for name, value in words.items():
-        command = command.replace("{" + name + "}", value)
+def _process(ui: Ui, arguments: Sequence[str], address: str, project_dir: Path) -> Iterator[Served]:
     with tempfile.TemporaryFile() as said:
         try:
             process = subprocess.Popen(
-                shlex.split(command),
+                arguments,
                 cwd=project_dir,
                 env=loop.environment(project_dir),
                 stdout=said,
@@ -114,7 +125,8 @@ def _process(ui: Ui, words: dict[str, str], address: str, project_dir: Path) -> 
             )
         except FileNotFoundError as fault:
             raise UiError(
-                f"{ui.name} cannot start: there is no {fault.filename}. Its command is: {command}"
+                f"{ui.name} cannot start: there is no {fault.filename}. Its command is: "
+                f"{shlex.join(arguments)}"
             ) from None
         try:
             yield Served(ui, address, process, said)
