@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
+from browser_look import look
 from monitor_project import AT, MONITOR
 from running_web import chromium
 
@@ -78,6 +79,7 @@ def test_nothing_runs_out_of_a_window_of_1200_pixels(written):
         assert tab.locator("table:visible").count() == 4
         assert tab.evaluate("document.documentElement.scrollWidth") == 1200
         assert tab.evaluate(CUT) == []
+        look(tab, "What speaks up, worst first", regions=("table", "figure svg"))
         # a name is broken after its dots and underscores, and is still one name to find
         tab.fill("#find", f"{VIEW}.{NAMES[1]}")
         assert tab.locator("#all tbody tr:visible").count() == 1

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from browser_look import look
 from page_browser import DESKTOP, Running, Tab, running, tabs
 from playwright.sync_api import Browser, Page, expect
 from training_project import STANDS_AT
@@ -60,6 +61,7 @@ def test_the_board_shows_the_flights_of_the_next_hours_by_risk(tab: Tab, service
     expect(page.locator(".swarm circle")).to_have_count(len(flights))
     first = page.locator(".row time").first
     assert re.fullmatch(r"2013-12-20 \d\d:00 UTC", first.get_attribute("title") or "")
+    look(page, "Find a departure", "Departures by risk", regions=(".flights", ".swarm"))
 
 
 def test_more_hours_show_more_flights(tab: Tab, service: Running) -> None:
@@ -352,7 +354,8 @@ def test_the_model_report_is_a_page_of_the_service(tab: Tab) -> None:
     page = tab.open()
     page.get_by_role("link", name="Model report").click()
     expect(page.locator("h1")).to_contain_text("Late arrivals")
-    assert page.evaluate("document.images.length > 0 && document.images[0].naturalWidth > 0")
+    assert page.evaluate("document.images.length > 0")
+    look(page, "Late arrivals", regions=("h1", "img"), whole=False)  # wide tables scroll in it
 
 
 def test_the_api_is_described_without_anything_from_elsewhere(tab: Tab) -> None:

@@ -5,6 +5,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
+from browser_look import look
 from page_browser import DESKTOP, running, tabs
 from playwright.sync_api import Browser, expect
 
@@ -43,6 +44,7 @@ def test_a_page_is_linked_once_it_is_there_and_shown_as_it_is_now(
             expect(page.locator("h1")).to_have_text("graph")
             tab.open().get_by_role("link", name="Model card").click()
             expect(page.locator("body")).to_contain_text("late")
+            look(page, "Late arrivals", regions=("pre",))
         finally:
             watched.unlink()
             lineage.unlink()

@@ -7,8 +7,10 @@ import time
 import urllib.error
 
 import pytest
+from browser_look import look
 from running_web import chromium, get
 
+FEAST = ("main", "nav")
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+\S*")
 
 
@@ -46,9 +48,10 @@ def test_feast_shows_the_views_with_features_descriptions_and_owners(up, ours):
         text = page.inner_text("body")
         assert "airport-ops" in text
         assert "One row per origin and known_at" in text
-        assert page.screenshot()[:4] == b"\x89PNG"
+        look(page, "airport-ops", "origin_departures_1h", regions=FEAST, whole=False)
         page.get_by_role("link", name="origin_departures_1h").click()
         page.get_by_text("Departures known in the last hour.").wait_for(timeout=30_000)
+        look(page, "Departures known in the last hour.", regions=FEAST, whole=False)
         assert [url for url in asked if "127.0.0.1" not in url and "data:" not in url] == []
 
 
@@ -64,6 +67,7 @@ def test_feast_shows_statistics_once_they_are_computed(up, ours):
         assert "numeric" in said
         assert re.search(r"\b\d+\.\d%", said), said  # its share of NULLs
         assert row.locator("svg").count() > 0  # its distribution
+        look(page, "Null Rate", "Granularity", regions=(*FEAST, "tbody tr svg"), whole=False)
 
 
 def test_dbt_docs_show_the_graph_from_the_raw_file_to_the_model(up):
@@ -80,6 +84,7 @@ def test_dbt_docs_show_the_graph_from_the_raw_file_to_the_model(up):
             "  return d.some(v => v); })"
         )
         assert drawn
+        look(page, "Late arrival model", regions=("canvas",), whole=False)
 
 
 def test_a_page_that_is_not_there_is_not_printed(up):
