@@ -31,7 +31,7 @@ from hindcast.monitor.checks import Check, worst_first
 from hindcast.monitor.period import Period
 from hindcast.monitor.predictions import Scored
 from hindcast.monitor.thresholds import Thresholds
-from hindcast.monitor.watch import SHARES, Report, counted, options_of, watch
+from hindcast.monitor.watch import SHARES, Report, counted, options_of, score_drift, watch
 
 ROOT = Path(__file__).parent.parent
 WORK = ROOT / "target" / "monitor-year"
@@ -144,8 +144,9 @@ def row(report: Report, end: datetime) -> str:
 def stable(project: Path, config: ProjectConfig, report: Report, resamples: int) -> None:
     """How often the monitor speaks up where nothing has changed.
 
-    Features: weeks drawn from the training. The model: weeks drawn from its first days, of which
-    the mean score is put right first, since a model that is off is off in stable data too.
+    Features: weeks drawn from the training. The model, its scores and their outcomes: weeks drawn
+    from its first days, of which the mean score is put right first, since a model that is off is
+    off in stable data too.
     """
     options = options_of(config)
     thresholds = Thresholds.of(project, options)
@@ -171,8 +172,17 @@ def stable(project: Path, config: ProjectConfig, report: Report, resamples: int)
             seed=number,
             resamples=300,
         )
+        recent = redrawn(first, random)
+        scores = score_drift(
+            first,
+            recent,
+            thresholds,
+            subject=config.feature_service,
+            false_alarms=options.false_alarms * SHARES["score"],
+            seed=number,
+        )
         model = performance.judge(
-            redrawn(first, random),
+            recent,
             first,
             report.model,
             thresholds,
@@ -180,7 +190,12 @@ def stable(project: Path, config: ProjectConfig, report: Report, resamples: int)
             false_alarms=options.false_alarms * SHARES["performance"],
             seed=number,
         )
-        loud = [check.name for check in features + model if check.verdict != "ok"]
+        loud = [
+            f"{part} {check.name}"
+            for part, checks in (("feature", features), ("score", scores), ("model", model))
+            for check in checks
+            if check.verdict != "ok"
+        ]
         spoke.update(set(loud))
         any_spoke += bool(loud)
     print(

@@ -277,22 +277,9 @@ def _model(
     subject = config.feature_service
     checks = []
     if reference is not None:
-
-        def of_scores(of: str, name: str) -> Limits:
-            return thresholds(of, name) if name in ("psi", "ks") else OFF
-
-        values = pd.Series(reference.score)
-        bins = drift.Bins.of(values)
-        checks = drift.compare(
-            {f"{subject}.score": bins.count_baseline(values, reference.day, reference.period.days)},
-            {
-                f"{subject}.score": bins.count(
-                    pd.Series(recent.score), recent.day, recent.period.days
-                )
-            },
-            of_scores,
-            false_alarms=options.false_alarms * SHARES["score"],
-            seed=seed,
+        share = options.false_alarms * SHARES["score"]
+        checks = score_drift(
+            reference, recent, thresholds, subject=subject, false_alarms=share, seed=seed
         )
     judged = performance.judge(
         recent,
@@ -308,6 +295,31 @@ def _model(
     waiting = int(np.isnan(recent.outcome).sum())
     notes.append(f"{waiting:,} of {len(recent.outcome):,} predictions have no outcome (yet)")
     return checks + judged
+
+
+def score_drift(
+    reference: Scored,
+    recent: Scored,
+    thresholds: Thresholds,
+    *,
+    subject: str,
+    false_alarms: float,
+    seed: int = 0,
+) -> list[Check]:
+    """How far the scores of now are from those of the model's first days, outcomes or not."""
+
+    def of_scores(of: str, name: str) -> Limits:
+        return thresholds(of, name) if name in ("psi", "ks") else OFF
+
+    name, then, now = f"{subject}.score", pd.Series(reference.score), pd.Series(recent.score)
+    bins = drift.Bins.of(then)
+    return drift.compare(
+        {name: bins.count_baseline(then, reference.day, reference.period.days)},
+        {name: bins.count(now, recent.day, recent.period.days)},
+        of_scores,
+        false_alarms=false_alarms,
+        seed=seed,
+    )
 
 
 def _reference(
