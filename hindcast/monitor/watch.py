@@ -180,12 +180,19 @@ def _statistics(
     is_new: bool,
     from_log: bool,
 ) -> tuple[statistics.Statistics, statistics.Statistics]:
-    """Feast's statistics of the baseline, where they are not kept yet, and of the window."""
+    """Feast's statistics of the baseline, where they are not kept yet, and of the window.
+
+    Those of its last day are kept too.
+    """
     folder = project_dir / population.KEPT
     file = folder / "window.parquet"
     pq.write_table(now.table, file)
     recent = statistics.compute(store, file, watched, now.period)
     statistics.keep(store, recent, watched, now.period, is_baseline=False, from_log=from_log)
+    if now.period.days > 1:  # Feast's page opens on single days
+        day = before(now.period.end, 1)
+        of_day = statistics.compute(store, file, watched, day)
+        statistics.keep(store, of_day, watched, day, is_baseline=False, from_log=from_log)
     then = None if is_new else statistics.kept_baseline(store, watched)
     if then is None:
         file = folder / "baseline.parquet"
