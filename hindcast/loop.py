@@ -92,39 +92,166 @@ def run(
         StoppedError: the run was asked to end.
     """
     chosen = [step for step in config.steps if not only or step.name in only]
-    names = [step.name for step in chosen]
-    with lock.held(project_dir, at) as held, told_to_end():
-        if resume is None:
-            record, attempt = runs.begin(project_dir, at, names, not only, os.getpid()), 1
-        else:
-            record = resume
-            attempt = runs.go_on(project_dir, resume, names, os.getpid())
-        commands = {step.name: step.run.replace("{at}", utc_text(at)) for step in chosen}
-        left_out = [step for step in chosen if not everything and _is_made(step, project_dir)]
-        done = _done_before(record, chosen, commands, left_out)
+    with (
+        lock.held(project_dir, at) as held,
+        told_to_end(),
+        at_work(
+            project_dir, config, at, chosen, held, resume=resume, everything=everything
+        ) as work,
+    ):
         usual = runs.usual_seconds(project_dir)
-        ran: list[StepRun] = []
-        code = 1
         try:
             for position, step in enumerate(chosen, 1):
-                if step.name in done or step in left_out:
+                if step.name in work.done_before or step in work.left_out:
                     continue
-                command = commands[step.name]
+                command = work.commands[step.name]
                 tell(Planned(step, command, position, len(chosen), usual.get(step.name)))
-                ran.append(_run_step(project_dir, record, attempt, position, step, command, held))
-                if not ran[-1].is_done:
-                    code = ran[-1].exit_code or 1
-                    raise StepFailedError(_failed(ran[-1], at, not only, everything))
-            code = 0
+                work.run(step)
         except KeyboardInterrupt:
-            code = INTERRUPTED
+            work.code = INTERRUPTED
             raise StoppedError(_stopped(at, everything)) from None
         except TerminatedError:
-            code = TERMINATED
+            work.code = TERMINATED
             raise StoppedError(_stopped(at, everything)) from None
+    return Ran(work.record, tuple(work.ran), tuple(work.left_out), tuple(work.done_before))
+
+
+@dataclass
+class Note:
+    """How a step ended, from the one who waited for it."""
+
+    exit_code: int = NO_PROGRAM
+    peak_mb: float | None = 0.0
+
+
+class Work:
+    """A run at work. It holds the lock, and its steps go on the record as they begin and end.
+
+    `code` is what it ends with where steps are left undone.
+    """
+
+    def __init__(
+        self,
+        project_dir: Path,
+        record: Run,
+        attempt: int,
+        chosen: Sequence[Step],
+        held: lock.Lock,
+        everything: bool,
+    ) -> None:
+        """Look which of the chosen steps there is nothing to do for."""
+        self.project_dir, self.record, self.attempt = project_dir, record, attempt
+        self.chosen, self.held, self.everything = chosen, held, everything
+        self.commands = {
+            step.name: step.run.replace("{at}", utc_text(record.at)) for step in chosen
+        }
+        self.left_out = [step for step in chosen if not everything and _is_made(step, project_dir)]
+        self.done_before = _done_before(record, chosen, self.commands, self.left_out)
+        self.ran: list[StepRun] = []
+        self.code = 1
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no step is left to do."""
+        done = {step.step for step in self.ran if step.is_done} | {*self.done_before}
+        return all(step.name in done or step in self.left_out for step in self.chosen)
+
+    def run(self, step: Step) -> StepRun:
+        """Run a step's command as a process of its own, to its end.
+
+        Raises:
+            StepFailedError: it failed.
+        """
+        command = self.commands[step.name]
+        with self.noted(step) as note:
+            try:
+                process = subprocess.Popen(
+                    shlex.split(command),
+                    cwd=self.project_dir,
+                    env=environment(self.project_dir) | {lock.RUN: str(os.getpid())},
+                    pass_fds=self.held.passed,  # so that nobody else begins while it is at work
+                )
+            except FileNotFoundError as fault:
+                raise StepFailedError(
+                    f"step {step.name} cannot run: there is no {fault.filename}. See what "
+                    f"`hindcast doctor` says of it; the step is: {command}"
+                ) from None
+            try:
+                self.held.at_step(step.name, process.pid)
+                note.exit_code, note.peak_mb = _waited_for(process)
+            except BaseException:  # the run is asked to end, by whatever name: the step first
+                note.exit_code = stop(process)
+                raise
+        done = self.ran[-1]
+        if not done.is_done:
+            raise StepFailedError(
+                _failed(done, self.record.at, self.record.is_whole, self.everything)
+            )
+        return done
+
+    @contextmanager
+    def noted(self, step: Step) -> Iterator[Note]:
+        """Write down a step that the caller runs: that it begins, and how it ended by the note."""
+        begun = StepRun(
+            self.attempt,
+            self.chosen.index(step) + 1,
+            step.name,
+            self.commands[step.name],
+            runs.now(),
+            is_verdict=step.verdict,
+        )
+        runs.step_begins(self.project_dir, self.record.run_id, begun)
+        before = _dbt_invocation(self.project_dir)
+        started = time.perf_counter()
+        note = Note()
+        try:
+            yield note
         finally:
-            runs.end(project_dir, record.run_id, code, current_snapshot(project_dir))
-    return Ran(record, tuple(ran), tuple(left_out), tuple(done))
+            after = _dbt_invocation(self.project_dir)
+            ended = replace(
+                begun,
+                ended_at=runs.now(),
+                seconds=time.perf_counter() - started,
+                peak_mb=note.peak_mb,
+                exit_code=note.exit_code,
+                snapshot=current_snapshot(self.project_dir),
+                dbt_invocation_id=after if after != before else None,
+            )
+            runs.step_ends(self.project_dir, self.record.run_id, ended)
+            self.ran.append(ended)
+            if not ended.is_done:
+                self.code = note.exit_code or 1
+
+
+@contextmanager
+def at_work(
+    project_dir: Path,
+    config: ProjectConfig,
+    at: datetime,
+    chosen: Sequence[Step],
+    held: lock.Lock,
+    *,
+    resume: Run | None = None,
+    everything: bool = False,
+) -> Iterator[Work]:
+    """A run of the chosen steps, on record from here on; on leaving, that it ended, and how.
+
+    For who has the lock, `held`. `run` is all there is to it, unless somebody else must say when
+    each step's time has come.
+    """
+    names = [step.name for step in chosen]
+    is_whole = len(chosen) == len(config.steps)
+    if resume is None:
+        record, attempt = runs.begin(project_dir, at, names, is_whole, os.getpid()), 1
+    else:
+        record = resume
+        attempt = runs.go_on(project_dir, resume, names, os.getpid())
+    work = Work(project_dir, record, attempt, chosen, held, everything)
+    try:
+        yield work
+    finally:
+        code = 0 if work.is_done else work.code
+        runs.end(project_dir, record.run_id, code, current_snapshot(project_dir))
 
 
 def to_resume(project_dir: Path, at: datetime | None) -> Run | None:
@@ -194,52 +321,6 @@ def _done_before(
 
 def _is_made(step: Step, project_dir: Path) -> bool:
     return step.unless is not None and (project_dir / step.unless).exists()
-
-
-def _run_step(
-    project_dir: Path,
-    record: Run,
-    attempt: int,
-    position: int,
-    step: Step,
-    command: str,
-    held: lock.Lock,
-) -> StepRun:
-    begun = StepRun(attempt, position, step.name, command, runs.now(), is_verdict=step.verdict)
-    runs.step_begins(project_dir, record.run_id, begun)
-    before = _dbt_invocation(project_dir)
-    started = time.perf_counter()
-    code, peak_mb = NO_PROGRAM, 0.0
-    try:
-        process = subprocess.Popen(
-            shlex.split(command),
-            cwd=project_dir,
-            env=environment(project_dir) | {lock.RUN: str(os.getpid())},
-            pass_fds=held.passed,  # so that nobody else begins while it is at work
-        )
-        held.at_step(step.name, process.pid)
-        code, peak_mb = _waited_for(process)
-    except FileNotFoundError as fault:
-        raise StepFailedError(
-            f"step {step.name} cannot run: there is no {fault.filename}. See what "
-            f"`hindcast doctor` says of it; the step is: {command}"
-        ) from None
-    except (KeyboardInterrupt, TerminatedError):
-        code = stop(process)
-        raise
-    finally:
-        after = _dbt_invocation(project_dir)
-        ended = replace(
-            begun,
-            ended_at=runs.now(),
-            seconds=time.perf_counter() - started,
-            peak_mb=peak_mb,
-            exit_code=code,
-            snapshot=current_snapshot(project_dir),
-            dbt_invocation_id=after if after != before else None,
-        )
-        runs.step_ends(project_dir, record.run_id, ended)
-    return ended
 
 
 def _waited_for(process: subprocess.Popen[bytes]) -> tuple[int, float]:

@@ -3,60 +3,53 @@
     DAGSTER_HOME=$PWD/orchestration dagster dev -m orchestration.definitions
 
 dbt's part comes from its manifest by dagster-dbt: one asset a model, its tests as checks. Every
-other step is an asset that runs the step's own command, on Hindcast's record and under its lock.
+other step is an asset that runs the step's own command. A run of Dagster's is one run on Hindcast's
+record and under its lock (`orchestration.one_run`).
 Nothing here says what the loop does: that is `hindcast.yml`.
 """
 
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import dagster
 from dagster import (
+    AssetCheckExecutionContext,
     AssetCheckResult,
     AssetChecksDefinition,
     AssetCheckSeverity,
+    AssetCheckSpec,
     AssetExecutionContext,
     AssetKey,
     AssetsDefinition,
     AssetSelection,
     AssetSpec,
-    ConfigurableResource,
     Definitions,
     FreshnessPolicy,
     MaterializeResult,
-    RetryRequested,
+    ResourceParam,
     RunRequest,
     asset,
     asset_check,
     define_asset_job,
     in_process_executor,
     multi_asset,
+    multi_asset_check,
     schedule,
 )
 from dagster_dbt import DbtCliResource, dbt_assets
 
-from hindcast import lock, loop, runs, status
+from hindcast import loop, status
 from hindcast.config import ProjectConfig, Step, load_config, utc_text
 from hindcast.dbt import MANIFEST
+from orchestration.one_run import Instant, OneRun, resource
 
 HOURLY = "0 * * * *"
 LATE_AFTER = timedelta(hours=2)  # an asset of an hourly loop that is older has missed a run
 DBT_STEP = ("dbt", "build")  # the step that is dbt's own: its assets come from the manifest
-TRIES, SECONDS_BETWEEN = 5, 60  # while another run is at work
-
-
-class Instant(ConfigurableResource):  # type: ignore[type-arg]
-    """The instant a run stands at, an ISO time with its zone; empty: `at` of `hindcast.yml`."""
-
-    at: str = ""
-
-    def of(self, config: ProjectConfig) -> datetime:
-        """The instant, in UTC."""
-        return (datetime.fromisoformat(self.at) if self.at else config.at).astimezone(UTC)
 
 
 def definitions(root: Path) -> Definitions:
@@ -67,19 +60,25 @@ def definitions(root: Path) -> Definitions:
     place = next(i for i, step in enumerate(config.steps) if _is_dbt(step))
     before, after = config.steps[:place], config.steps[place + 1 :]
 
-    built = _dbt(root, config, manifest)
-    views = [key for key in built.keys if key.path[-2:-1] == ["features"]]
-    assets: list[Any] = [_landing(root, config, before, built), built]
+    dbt_step = config.steps[place]
+    built = _dbt(dbt_step, manifest)
+    land = _landing(before, built)
+    assets: list[Any] = [land, built]
     checks: list[AssetChecksDefinition] = []
-    upstream = sorted(views)
-    for step in after:
-        if step.verdict:
-            checks.append(_verdict(root, config, step, upstream[0]))
+    steps_of: dict[str, Sequence[Step]] = {land.op.name: before, built.op.name: [dbt_step]}
+    upstream = sorted(key for key in built.keys if key.path[-2:-1] == ["features"])
+    for is_verdict, group in groupby(after, key=lambda step: step.verdict):
+        steps = list(group)
+        if is_verdict:
+            checks.append(_verdicts(steps, upstream[0]))
+            steps_of[checks[-1].op.name] = steps
             continue
-        assets.append(_step(root, config, step, upstream))
-        upstream = [AssetKey(step.name)]
-        if "materialize" in step.run:
-            checks.append(_within_ttl(root, config, AssetKey(step.name)))
+        for step in steps:
+            assets.append(_step(step, upstream))
+            steps_of[assets[-1].op.name] = [step]
+            upstream = [AssetKey(step.name)]
+            if "materialize" in step.run:
+                checks.append(_within_ttl(root, config, AssetKey(step.name)))
     job = define_asset_job("loop", selection=AssetSelection.all(), executor_def=in_process_executor)
 
     @schedule(job=job, cron_schedule=HOURLY, execution_timezone="UTC")
@@ -93,8 +92,10 @@ def definitions(root: Path) -> Definitions:
         asset_checks=checks,
         jobs=[job],
         schedules=[hourly],
+        executor=in_process_executor,  # of assets picked by hand too: one process has the lock
         resources={
             "instant": Instant(),
+            "one_run": resource(root, config, steps_of),
             "dbt": DbtCliResource(project_dir=str(root), profiles_dir=str(root)),
         },
     )
@@ -114,14 +115,15 @@ def _manifest(root: Path) -> Path:
     return file
 
 
-def _dbt(root: Path, config: ProjectConfig, manifest: Path) -> AssetsDefinition:
+def _dbt(step: Step, manifest: Path) -> AssetsDefinition:
     @dbt_assets(manifest=manifest, name="build")
     def build(
-        context: AssetExecutionContext, dbt: DbtCliResource, instant: Instant
+        context: AssetExecutionContext,
+        dbt: DbtCliResource,
+        instant: Instant,
+        one_run: ResourceParam[OneRun],
     ) -> Iterator[Any]:
-        with _alone(root, instant.of(config)):
-            # into the project's own target folder: Feast and the proofs read its manifest
-            yield from dbt.cli(["build"], context=context, target_path=root / "target").stream()
+        yield from one_run.dbt(step, context, instant, dbt)
 
     return build.map_asset_specs(
         lambda spec: spec.replace_attributes(
@@ -136,9 +138,7 @@ def _folder(key: AssetKey) -> str:
     return key.path[0] if len(key.path) > 1 else "seeds"
 
 
-def _landing(
-    root: Path, config: ProjectConfig, steps: Sequence[Step], built: AssetsDefinition
-) -> AssetsDefinition:
+def _landing(steps: Sequence[Step], built: AssetsDefinition) -> AssetsDefinition:
     """What comes before dbt makes dbt's sources."""
     sources = sorted(
         {key for keys in built.asset_deps.values() for key in keys if key not in built.keys}
@@ -150,34 +150,52 @@ def _landing(
             AssetSpec(key, group_name=_folder(key), description=_said(steps)) for key in sources
         ],
     )
-    def land(context: AssetExecutionContext, instant: Instant) -> Iterator[MaterializeResult[Any]]:
+    def land(
+        context: AssetExecutionContext, instant: Instant, one_run: ResourceParam[OneRun]
+    ) -> Iterator[MaterializeResult[Any]]:
         for step in steps:
-            _run(root, config, step, instant)
+            one_run.run(step, context, instant)
         for key in sources:
             yield MaterializeResult(asset_key=key)
 
     return land
 
 
-def _step(
-    root: Path, config: ProjectConfig, step: Step, upstream: Sequence[AssetKey]
-) -> AssetsDefinition:
+def _step(step: Step, upstream: Sequence[AssetKey]) -> AssetsDefinition:
     @asset(name=step.name, deps=upstream, description=_said([step]), group_name="loop")
-    def made(context: AssetExecutionContext, instant: Instant) -> MaterializeResult[Any]:
-        return MaterializeResult(metadata=_run(root, config, step, instant))
+    def made(
+        context: AssetExecutionContext, instant: Instant, one_run: ResourceParam[OneRun]
+    ) -> MaterializeResult[Any]:
+        return MaterializeResult(metadata=one_run.run(step, context, instant))
 
     return made
 
 
-def _verdict(root: Path, config: ProjectConfig, step: Step, of: AssetKey) -> AssetChecksDefinition:
-    """A step whose exit code is what it found."""
+def _verdicts(steps: Sequence[Step], of: AssetKey) -> AssetChecksDefinition:
+    """Steps, one after the other, whose exit codes are what they found.
 
-    @asset_check(asset=of, name=step.name, description=_said([step]))
-    def check(instant: Instant) -> AssetCheckResult:
-        found = _run(root, config, step, instant)
-        return AssetCheckResult(
-            passed=found["exit_code"] == 0, severity=AssetCheckSeverity.WARN, metadata=found
-        )
+    They block, so that the next step waits for them; and only warn, so that it then runs.
+    """
+
+    @multi_asset_check(
+        name="_".join(step.name for step in steps),
+        specs=[
+            AssetCheckSpec(step.name, asset=of, description=_said([step]), blocking=True)
+            for step in steps
+        ],
+    )
+    def check(
+        context: AssetCheckExecutionContext, instant: Instant, one_run: ResourceParam[OneRun]
+    ) -> Iterator[AssetCheckResult]:
+        for step in steps:
+            found = one_run.run(step, context, instant)
+            yield AssetCheckResult(
+                asset_key=of,
+                check_name=step.name,
+                passed=found["exit_code"] == 0,
+                severity=AssetCheckSeverity.WARN,
+                metadata=found,
+            )
 
     return check
 
@@ -197,35 +215,6 @@ def _within_ttl(root: Path, config: ProjectConfig, of: AssetKey) -> AssetChecksD
 
 def _said(steps: Sequence[Step]) -> str:
     return "; ".join(f"`{step.run}`" for step in steps)
-
-
-def _run(root: Path, config: ProjectConfig, step: Step, instant: Instant) -> dict[str, Any]:
-    """Run one step as `hindcast run --only` does; what it took."""
-    try:
-        ran = loop.run(root, config, instant.of(config), only=[step.name])
-    except lock.LockedError as fault:
-        raise RetryRequested(TRIES, SECONDS_BETWEEN) from fault
-    if not ran.steps:
-        return {"exit_code": 0, "left_out": str(step.unless)}
-    done: runs.StepRun = ran.steps[0]
-    return {
-        "run": ran.run.run_id,
-        "command": done.command,
-        "exit_code": done.exit_code,
-        "seconds": done.seconds,
-        "peak_mb": done.peak_mb,
-        "snapshot": done.snapshot,
-    }
-
-
-@contextmanager
-def _alone(root: Path, at: datetime) -> Iterator[None]:
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(lock.held(root, at))
-        except lock.LockedError as fault:
-            raise RetryRequested(TRIES, SECONDS_BETWEEN) from fault
-        yield
 
 
 @dagster.definitions
