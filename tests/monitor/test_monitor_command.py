@@ -2,6 +2,7 @@
 
 import duckdb
 import monitor_project
+import pandas as pd
 import pytest
 from feast import FeatureStore
 from feast.monitoring.monitoring_service import MonitoringService
@@ -41,6 +42,24 @@ def test_a_project_in_which_nothing_changed_does_not_fail(calm):
     }
     assert limits.keys() == {"psi", "nulls", "range"}
     assert limits["range"] == (0.03, None)
+
+
+def test_feast_has_the_statistics_of_the_window_and_of_the_day_its_page_opens_on(trained, calm):
+    store = FeatureStore(repo_path=str(trained / "feature_repo"))
+
+    end = pd.Timestamp(AT)
+
+    def rows(granularity, days):
+        first = (end - pd.Timedelta(days=days)).date()
+        kept = MonitoringService(store).get_feature_metrics(
+            store.project, granularity=granularity, start_date=first, end_date=first
+        )
+        return [row["row_count"] for row in kept if row["feature_name"] == "wind_mph"]
+
+    assert rows("biweekly", 14) == [calm["rows"]["window"]]
+    spine = pd.read_parquet(trained / "data/published/first/flight_spine.parquet")
+    of_day = (spine["predict_at"] >= end - pd.Timedelta(days=1)) & (spine["predict_at"] < end)
+    assert rows("daily", 1) == [of_day.sum()]
 
 
 def test_every_kind_of_fault_is_named_and_the_command_exits_with_1(copy):
