@@ -4,7 +4,9 @@ import json
 
 import duckdb
 
+from hindcast.config import load_config
 from hindcast.kv import LmdbEngine
+from hindcast.monitor.thresholds import DEFAULTS, OFF, Thresholds
 from hindcast.online_store import read_state
 from hindcast.packed import header, pack, pack_key, unpack
 
@@ -48,6 +50,15 @@ def test_feast_apply_a_second_time_changes_nothing(project):
         assert "No changes to registry" in said
         assert "No changes to infrastructure" in said
         project.feast("-c feature_repo apply")
+
+
+def test_the_limits_beside_the_features_are_those_the_monitor_goes_by(project):
+    limits = Thresholds.of(project.root, load_config(project.root).monitor)
+    assert limits("origin_weather.weather_visibility_mi", "nulls") == (0.01, 0.05)
+    assert limits("origin_weather.weather_pressure_mb", "nulls") == DEFAULTS["nulls"]
+    assert limits("flight_calendar.days_from_holiday", "psi") == OFF
+    assert limits("flight_calendar.days_from_holiday", "nulls") == DEFAULTS["nulls"]
+    assert limits("late_arrival.score", "psi") == (0.2, None)
 
 
 def test_materializing_again_changes_nothing(project):

@@ -1,5 +1,6 @@
 """Runs and models in MLflow, through Feast's integration; and all the same without it."""
 
+import json
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from retrain_lab import Lab
@@ -70,54 +72,115 @@ def track(lab: Lab, *runs: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("kind", ["local", "server"])
-def test_a_run_is_logged_whole_and_the_aliases_follow_the_model_in_use(
-    lab: Lab,
-    put_in_use: Callable[[str], None],
-    kind: str,
-    request: pytest.FixtureRequest,
+def aliases(client: Any) -> dict[str, str]:
+    """Which run each alias of the registered model stands for."""
+    found = client.get_registered_model("late_arrival").aliases
+    versions = {
+        alias: client.get_model_version("late_arrival", version) for alias, version in found.items()
+    }
+    assert all(v.tags["feast.feature_service"] == "late_arrival" for v in versions.values())
+    return {alias: version.tags["hindcast.run"] for alias, version in versions.items()}
+
+
+def logged(client: Any, name: str) -> Any:
+    """The MLflow run of one of our runs: there is one."""
+    experiment = client.get_experiment_by_name("small")
+    (found,) = client.search_runs([experiment.experiment_id], f"tags.`mlflow.runName` = '{name}'")
+    return found
+
+
+def bundle_of(client: Any, run: Any) -> set[str]:
+    return {Path(each.path).name for each in client.list_artifacts(run.info.run_id, "bundle")}
+
+
+WHOLE = {
+    *("manifest.json", "metrics.json", "model.skops", "predictions.parquet"),
+    *("report.html", "model_card.md", "model_card.html", "overview.png", "thousand.png"),
+}
+
+
+def test_retraining_logs_each_run_whole_and_one_that_loses_stays_the_challenger(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commands themselves, on a local store, in processes that reach nothing but loopback."""
+    from mlflow import MlflowClient
+
+    reached = tmp_path / "reached"
+    guard = tmp_path / "guard"
+    guard.mkdir()
+    (guard / "sitecustomize.py").write_text(
+        f"import atexit, sys\nsys.path.append({str(HERE)!r})\nfrom track_a_run import reached\n"
+        f"atexit.register(lambda: open({str(reached)!r}, 'a').write(' '.join(reached) + '.'))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(guard))
+    uri = f"sqlite:///{lab.root}/data/mlflow.db"
+    switch_on(lab, uri)
+    (lab.artifacts / "latest").unlink()  # so one is trained
+
+    told = lab.told("retrain")
+    first = told["champion"]
+    assert (told["action"], told["note"]) == ("adopted", None)
+    assert first == lab.in_use not in (lab.dull, lab.good)
+    client = MlflowClient(uri)
+    assert aliases(client) == {"champion": first}
+
+    run, folder = logged(client, first), lab.artifacts / first
+    assert run.info.status == "FINISHED"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    tags, params = run.data.tags, run.data.params
+    assert tags["feast.feature_service"] == "late_arrival"
+    assert tags["feast.feature_views"] == "flight_calendar,origin_weather"
+    assert (tags["hindcast.run"], tags["hindcast.snapshot"]) == (first, "first")
+    assert tags["hindcast.trained_until"] == manifest["trained_until"]
+    assert {n: tags[f"hindcast.hash.{n}"] for n in manifest["hashes"]} == manifest["hashes"]
+    assert (params["fit_from"], params["test_until"]) == ("2013-10-01", "2013-12-20")
+    assert params.keys() >= manifest["settings"].keys()
+    figures = json.loads((folder / "metrics.json").read_text())
+    for name, estimate in figures["metrics"]["model"].items():
+        for part, suffix in (("value", ""), ("low", "_low"), ("high", "_high")):
+            assert run.data.metrics[f"{name}{suffix}"] == pytest.approx(estimate[part])
+    assert run.data.metrics["roc_auc"] > run.data.metrics["schedule_only.roc_auc"]
+    assert bundle_of(client, run) == {file.name for file in folder.iterdir()} == WHOLE
+    kept = client.download_artifacts(run.info.run_id, "bundle", str(tmp_path))
+    assert all((Path(kept) / n).read_bytes() == (folder / n).read_bytes() for n in WHOLE)
+
+    # the same training again is not better than itself
+    told = lab.told("retrain", "--force")
+    second = told["challenger"]
+    assert (told["action"], told["champion"]) == ("kept", first)
+    assert lab.in_use == first != second
+    assert aliases(client) == {"champion": first, "challenger": second}
+    assert bundle_of(client, logged(client, second)) == WHOLE
+    assert set(reached.read_text()) == {"."}
+
+
+def test_a_tracking_server_holds_runs_and_the_aliases_follow_the_model_in_use(
+    lab: Lab, put_in_use: Callable[[str], None], server: str
 ) -> None:
     from mlflow import MlflowClient
 
     from hindcast import tracking
     from hindcast.config import load_config
 
-    local = f"sqlite:///{lab.root}/data/mlflow.db"
-    uri = local if kind == "local" else request.getfixturevalue("server")
-    switch_on(lab, uri)
+    switch_on(lab, server)
     done = track(lab, lab.good, lab.dull)
     assert done.returncode == 0, done.stderr
-    client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name("small")
-    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    good = runs[lab.good]
-    assert good.data.tags["feast.feature_service"] == "late_arrival"
-    assert good.data.tags["feast.feature_views"] == "flight_calendar,origin_weather"
+    client = MlflowClient(server)
+    good = logged(client, lab.good)
     assert good.data.tags["hindcast.snapshot"] == "first"
     assert good.data.params["tune_from"] == "2013-10-25"
-    assert good.data.metrics["roc_auc"] > runs[lab.dull].data.metrics["schedule_only.roc_auc"]
-    logged = {each.path for each in client.list_artifacts(good.info.run_id, "bundle")}
-    files = {f"bundle/{file.name}" for file in (lab.artifacts / lab.good).iterdir()}
-    assert logged == files > {"bundle/model_card.md", "bundle/overview.png", "bundle/model.skops"}
-
-    def aliases() -> dict[str, str]:
-        """Which run each alias stands for."""
-        found = client.get_registered_model("late_arrival").aliases
-        versions = {
-            alias: client.get_model_version("late_arrival", version)
-            for alias, version in found.items()
-        }
-        assert all(v.tags["feast.feature_service"] == "late_arrival" for v in versions.values())
-        return {alias: version.tags["hindcast.run"] for alias, version in versions.items()}
+    dull = logged(client, lab.dull).data.metrics
+    assert good.data.metrics["roc_auc"] > dull["schedule_only.roc_auc"]
+    assert bundle_of(client, good) == WHOLE
 
     config = load_config(lab.root)
-    assert aliases() == {"challenger": lab.dull}  # the newest
+    assert aliases(client) == {"challenger": lab.dull}  # the newest
     for run in (lab.good, lab.dull):
         put_in_use(run)
         assert tracking.promoted(lab.root, config, run) is None
-    assert aliases() == {"champion": lab.dull}
+    assert aliases(client) == {"champion": lab.dull}
     assert lab.told("rollback")["note"] is None
-    assert aliases() == {"champion": lab.good, "challenger": lab.dull}
+    assert aliases(client) == {"champion": lab.good, "challenger": lab.dull}
 
 
 def test_a_registry_that_is_away_stops_no_rollback_and_is_told_of(
