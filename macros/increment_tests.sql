@@ -36,16 +36,11 @@
 {#- A condition: the row may have been built since all tests passed. -#}
 {% macro is_new(node) %}
     {%- set column = dated_by(node) -%}
-    {%- set messages = node.config.get('meta', {}).get('told_of_by') -%}
-    {%- set told = untested('_loaded_at') -%}
     {%- if column is none -%} {{ return('true') }}
-    {%- elif not messages -%} {{ return(untested(column)) }}
-    {%- elif told in ('true', 'false') -%} {{ return(told) }}
+    {%- elif 'told_of_by' not in node.config.get('meta', {}) -%} {{ return(untested(column)) }}
     {%- endif -%}
-    {%- for model in graph.nodes.values() if model.resource_type == 'model' and model.name == messages -%}
-        {{ return(column ~ ' in (select ' ~ column ~ ' from ' ~ model.relation_name ~ ' where '
-            ~ told ~ ')') }}
-    {%- endfor -%}
+    {%- set told = untested('_loaded_at') -%}
+    {{ return(told if told in ('true', 'false') else told_of_by_messages(node, told)) }}
 {% endmacro %}
 
 

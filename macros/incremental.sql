@@ -129,6 +129,18 @@ select 1
 {% endmacro %}
 
 
+{#- A condition on the rows of a model with `meta.told_of_by`: a message that meets `condition` tells
+    of their key. -#}
+{% macro told_of_by_messages(node, condition) %}
+    {%- set key, messages = node.config.get('unique_key'), node.config.get('meta', {}).get('told_of_by') -%}
+    {%- for model in graph.nodes.values() if model.resource_type == 'model' and model.name == messages -%}
+        {{ return(key ~ ' in (select ' ~ key ~ ' from ' ~ model.relation_name ~ ' where ' ~ condition ~ ')') }}
+    {%- endfor -%}
+    {{ exceptions.raise_compiler_error(node.name ~ ': meta.told_of_by names ' ~ messages
+        ~ ', and there is no such model') }}
+{% endmacro %}
+
+
 {#- dbt asks this whether to rebuild a table from nothing. -#}
 {% macro should_full_refresh() %}
     {% set wanted = config.get('full_refresh') %}

@@ -118,10 +118,8 @@ select 1
     {% set before = published_path() ~ '/' ~ previous ~ '/' ~ item.node.name ~ '.parquet' %}
     {% if not (messages and key)
         or not run_query("from glob('" ~ before ~ "/*')") | length %} {{ return('-infinity') }} {% endif %}
-    {% set told = graph.nodes.values() | selectattr('resource_type', 'equalto', 'model')
-        | selectattr('name', 'equalto', messages) | first %}
-    {% set of_those = " where " ~ key ~ " in (select " ~ key ~ " from " ~ told.relation_name
-        ~ " where _loaded_at >= timestamptz '" ~ instant ~ "')" %}
+    {% set of_those = " where " ~ told_of_by_messages(
+        item.node, "_loaded_at >= timestamptz '" ~ instant ~ "'") %}
     {% set rows = "select " ~ item.period ~ " from " %}
     {% set found = run_query("select 'T' || min(" ~ item.period ~ ")::varchar from ("
         ~ rows ~ relation ~ of_those ~ " union all "

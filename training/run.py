@@ -152,7 +152,7 @@ def describe(
         "feature_service": settings.service,
         "features": [asdict(column) for column in data.columns],
         "trained_until": settings.instant(settings.test_from).isoformat(),
-        "taught_until": settings.taught_until,
+        "fitted_until": settings.fitted_until,
         "base_rate": float(data.late[data.rows("fit")].mean()),
         "horizon_min": dataset.horizon_min(data.frame),
         "choice": asdict(trained.choice),

@@ -134,8 +134,8 @@ class Settings:
         return datetime.combine(date.fromisoformat(day), time(), ZoneInfo(self.zone))
 
     @property
-    def taught_until(self) -> str:
-        """The day after the last one that the trees learned from."""
+    def fitted_until(self) -> str:
+        """The day after the last one that the trees are fitted on."""
         return self.test_from if self.refit else self.tune_from
 
     def as_dict(self) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def distributions(report: Report, subjects: Sequence[str]) -> str:
         ax.set_title(f"{view}\n{name}", loc="left", fontsize=8, fontweight="bold")
         ax.text(
             1,
-            1.02,
+            1.12,  # beside the view: a feature's name may be long
             f"{check.name} {check.value:.2f}, {check.verdict}",
             transform=ax.transAxes,
             ha="right",

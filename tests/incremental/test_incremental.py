@@ -70,6 +70,13 @@ def deliver_start(lab):
         lab.write(source, "5.csv", first)
 
 
+def begin(lab, *which, publish=False):
+    """From nothing: the start of the feed, and a first run of it."""
+    lab.forget()
+    deliver_start(lab)
+    lab.dbt("run", *which, publish=publish)
+
+
 def started(lines):
     return [line for line in lines if line.rsplit(",", 1)[1] < START]
 
@@ -210,9 +217,7 @@ PARTS = [
     st.integers(0, 2**32),
 )
 def test_an_incremental_build_equals_a_full_rebuild_in_any_order_of_arrival(lab, steps, seed):
-    lab.forget()
-    deliver_start(lab)
-    lab.dbt("run", publish=True)
+    begin(lab, publish=True)
     assert lab.differences() == []
     feed = Feed(lab, seed)
     for acts, part, publish in steps:
@@ -232,9 +237,7 @@ def test_an_incremental_build_equals_a_full_rebuild_in_any_order_of_arrival(lab,
 
 
 def test_a_build_that_takes_in_nothing_but_bad_lines_publishes_their_number(lab):
-    lab.forget()
-    deliver_start(lab)
-    lab.dbt("run", publish=True)
+    begin(lab, publish=True)
     feed = Feed(lab, 0)
     for act in (feed.spoiled, feed.repeated):
         act()
@@ -243,9 +246,7 @@ def test_a_build_that_takes_in_nothing_but_bad_lines_publishes_their_number(lab)
 
 
 def test_a_full_refresh_gives_what_an_increment_gives_and_increments_go_on_from_it(lab):
-    lab.forget()
-    deliver_start(lab)
-    lab.dbt("run", publish=True)
+    begin(lab, publish=True)
     feed = Feed(lab, 7)
     for act in (feed.next_hour, feed.corrected):
         act()
@@ -258,9 +259,7 @@ def test_a_full_refresh_gives_what_an_increment_gives_and_increments_go_on_from_
 
 
 def test_an_airport_delivered_late_brings_back_the_flights_that_waited_for_it(lab):
-    lab.forget()
-    deliver_start(lab)
-    lab.dbt("run")
+    begin(lab)
     with lab.connected() as warehouse:
         (before,) = warehouse.execute("select count(*) from training.flight_spine").fetchone()
     Feed(lab, 0).another_airport()
@@ -272,9 +271,7 @@ def test_an_airport_delivered_late_brings_back_the_flights_that_waited_for_it(la
 
 
 def test_a_good_record_is_taken_though_an_unreadable_copy_of_it_came_before(lab):
-    lab.forget()
-    deliver_start(lab)
-    lab.dbt("run", "--select", "path:models/staging")
+    begin(lab, "--select", "path:models/staging")
     staged = "select count(*) from staging.stg_flights"
     with lab.connected() as warehouse:
         before = warehouse.execute(staged).fetchone()
@@ -289,9 +286,7 @@ def test_a_good_record_is_taken_though_an_unreadable_copy_of_it_came_before(lab)
 
 
 def test_a_refused_line_that_says_it_came_far_in_the_future_does_not_move_the_last_loading(lab):
-    lab.forget()
-    deliver_start(lab)
-    lab.dbt("run", "--select", "path:models/staging")
+    begin(lab, "--select", "path:models/staging")
     asked = (
         "select first_loaded_at, last_loaded_at, quarantined_count, record_count "
         "from staging.raw_records where source_name = 'flights'"
@@ -338,9 +333,7 @@ def less_memory(lab, monkeypatch):
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_all_is_rebuilt_once_what_runs_the_sql_is_another(lab, monkeypatch, change, rebuilds):
-    lab.forget()
-    deliver_start(lab)
-    lab.dbt("run", "--select", "raw_files")
+    begin(lab, "--select", "raw_files")
     with lab.connected() as warehouse:
         warehouse.execute("delete from hindcast.pending")  # as a run of every model does
     lab.dbt("run", "--select", "raw_files")
@@ -359,9 +352,7 @@ def test_all_is_rebuilt_once_what_runs_the_sql_is_another(lab, monkeypatch, chan
 def test_files_are_checked_anew_when_other_columns_are_declared(lab):
     from dbt.cli.main import dbtRunner
 
-    lab.forget()
-    deliver_start(lab)
-    lab.dbt("run", "--select", "raw_files")
+    begin(lab, "--select", "raw_files")
     sources = lab.root / "models" / "staging" / "_sources.yml"
     declared = sources.read_text()
     try:

@@ -41,7 +41,7 @@ def test_a_challenger_that_is_better_takes_over_and_the_old_model_comes_back_at_
 
     # it says itself that it learned from the tuning days too
     made = lab.artifacts / told["challenger"]
-    assert json.loads((made / "manifest.json").read_text())["taught_until"] == "2013-12-06"
+    assert json.loads((made / "manifest.json").read_text())["fitted_until"] == "2013-12-06"
     assert "then the trees again" in (made / "model_card.md").read_text()
 
     # nothing known later than the instant reached the challenger or its judgement

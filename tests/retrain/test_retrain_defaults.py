@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +14,8 @@ from feast.feature_logging import LoggingConfig
 from feast.infra.offline_stores.file_source import FileLoggingDestination
 from retrain_lab import Lab
 
+from benchmarks import retrain as measured
+from hindcast.config import load_config
 from serving import upcoming
 from training import backcast, console, leaks
 
@@ -69,3 +72,18 @@ def test_leaks_are_shown_in_the_report_of_the_champion(
     assert leaks.folder_in(Path("artifacts")).resolve().name == at_root.good
     put_in_use(at_root.dull)
     assert leaks.folder_in(Path("artifacts")).resolve().name == at_root.dull
+
+
+def test_the_year_is_measured_with_the_model_that_hindcast_retrain_trains() -> None:
+    retrain = load_config(Path(__file__).parents[2]).retrain
+    assert retrain is not None
+    words = retrain.train.split()
+    given = [pair for pair in pairwise(words) if pair[0].startswith("--")]
+
+    def told(name: str) -> list[str]:
+        return [value for option, value in given if option == f"--{name}"]
+
+    assert told("bins") == [str(bins) for bins in measured.SETTINGS.bins]
+    assert told("learning-rate") == [str(measured.SETTINGS.learning_rate)]
+    assert told("max-rounds") == [str(measured.ROUNDS[-1])]
+    assert told("round-step") == [str(measured.ROUNDS[0])]
