@@ -1,9 +1,12 @@
 """The point-in-time join as SQL: which feature row each spine row sees, and the values in it.
 
-A view is joined in two steps. The first finds, for each row of the spine, the event time of the
-feature row it sees; it reads keys and times only. The second reads the features of those rows,
-and decides between rows of equal event time. The first step has two plans with equal answers:
+A view is joined in two steps. The first finds which feature row each row of the spine sees; it
+reads keys and times only. The second reads the features of those rows. The first step has three
+plans with equal answers:
 
+- *sweep*: history is read once in order of time, piece by piece, while numpy keeps the newest row
+  of each entity (`hindcast.sweep`). Best wherever the files let it: where they are in order of
+  time, or small. The other two are SQL alone, and leave ties for the second step to decide.
 - *slots*: the spine cuts each entity's time into slots, from one prediction to the next. A
   feature row falls in exactly one slot, only the newest row of a slot can be seen, and an empty
   slot sees what the slot before it sees. History is read once, hash-joined and never sorted.
@@ -22,12 +25,15 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
 import duckdb
+import numpy as np
+import pyarrow as pa
 from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
 from feast.repo_config import RepoConfig
 
 from hindcast.errors import RetrievalError
-from hindcast.sources import Session, Snapshot, Source, Spine, published_views
+from hindcast.sources import RowGroup, Session, Snapshot, Source, Spine, published_views
 from hindcast.sql import quote, select
+from hindcast.sweep import NEVER, NONE, Sweep, pieces
 
 INTEGERS = {
     f"{sign}{size}INT" for sign in ("", "U") for size in ("TINY", "SMALL", "BIG", "HUGE", "")
@@ -139,12 +145,14 @@ class PointInTimeJoin:
 
     `session` prepares temporary tables: the spine with a row number, and for each set of join
     keys its entities and its prediction times. `query` joins the views to them, in the spine's
-    order. `merged` numbers the views (from 1) that are joined by merge, the others by slots.
+    order. `swept` has the numbers of the views (from 1) that are joined by sweep, with the ends of
+    the pieces to read; `merged` those that are joined by merge. The others are joined by slots.
     """
 
     spine: Spine
     views: list[View]
     filter_by_created_timestamp: bool
+    swept: dict[int, list[int]] = field(default_factory=dict)
     merged: frozenset[int] = field(default_factory=frozenset)
     period: tuple[int, int] | None = None
     """The first and the last time of the spine in microseconds since 1970, once it was read."""
@@ -249,23 +257,45 @@ class PointInTimeJoin:
 
     # --- which plan -----------------------------------------------------------------------
 
-    def planned(self, connection: duckdb.DuckDBPyConnection) -> PointInTimeJoin:
+    def planned(
+        self, connection: duckdb.DuckDBPyConnection, only_sql: bool = False
+    ) -> PointInTimeJoin:
         """The join with its period and a plan for each view, by what the spine of a connection
-        set up by `session` turns out to be.
+        set up by `session` turns out to be. `only_sql`: without sweeps.
         """
-        p, merged = self.prefix, set()
+        p, swept, merged = self.prefix, dict[int, list[int]](), set()
         first, last = connection.execute(
             f"select epoch_us(min({p}at)), epoch_us(max({p}at)) from {p}spine where isfinite({p}at)"
         ).fetchone() or (None, None)
+        dated = replace(self, period=None if first is None else (first, last))
         for number, view in enumerate(self.views, 1):
             times = f"{p}times_{self._key_set(view)}"
             (rows,) = connection.execute(f"select count(*) from {times}").fetchone() or (0,)
-            history = view.source.count(connection)
-            if history < HISTORY_PER_SPINE_ROW * rows or self._crowd(view, connection) > CROWDED:
+            groups = view.source.row_groups(view.timestamp, connection)
+            ends = None if only_sql else dated._pieces(view, groups)
+            if ends is not None:
+                swept[number] = ends
+            elif (
+                sum(group.rows for group in groups) < HISTORY_PER_SPINE_ROW * rows
+                or self._crowd(view, connection) > CROWDED
+            ):
                 merged.add(number)
-        return replace(
-            self, merged=frozenset(merged), period=None if first is None else (first, last)
-        )
+        return replace(dated, swept=swept, merged=frozenset(merged))
+
+    def _pieces(self, view: View, groups: list[RowGroup]) -> list[int] | None:
+        """Where a sweep of a view would cut its history; None if it cannot be swept.
+
+        Rows that become known later than they happened are in no order of their event times.
+        """
+        if self.period is None or self._cuts_off(view):
+            return None
+        return pieces(groups, *self._span(view), view.source.skips_by(view.timestamp))
+
+    def _span(self, view: View) -> tuple[int, int]:
+        """The first and the last event time that some prediction may see."""
+        assert self.period is not None
+        first, last = self.period
+        return max(first - micros(view.ttl), EARLIEST) if view.ttl else EARLIEST, last
 
     def _crowd(self, view: View, connection: duckdb.DuckDBPyConnection) -> float:
         """How many slots share the bucket of a spine row, on average."""
@@ -280,6 +310,63 @@ class PointInTimeJoin:
         ).fetchone()
         return float(answer[0] or 0) if answer else 0.0
 
+    # --- the sweep ------------------------------------------------------------------------
+
+    def sweep(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Make a table of the places of the rows that the swept views' predictions see."""
+        p = self.prefix
+        if not self.swept:
+            return
+        (rows,) = connection.execute(f"select count(*) from {p}spine").fetchone() or (0,)
+        columns = {f"{p}row": np.arange(1, rows + 1)}
+        for number in self.swept:
+            columns[f"{p}place_{number}"] = self._places(number, rows, connection)
+        connection.register(f"{p}found", pa.table(columns))
+        connection.execute(f"create temp table {p}places as from {p}found")
+        connection.unregister(f"{p}found")
+
+    def _places(self, number: int, rows: int, connection: duckdb.DuckDBPyConnection) -> pa.Array:
+        """The place of the feature row that each row of the spine sees, NULL if none."""
+        p, view = self.prefix, self.views[number - 1]
+        asked = connection.execute(
+            f"select {p}row, {p}entity, asked_at from {p}times_{self._key_set(view)}"
+        ).to_arrow_table()
+        row, entity, asked_at = (column.to_numpy() for column in asked.columns)
+        found = Sweep(entity, asked_at, int(entity.max(initial=0)) + 1)
+        since, _ = self._span(view)
+        for end in self.swept[number]:
+            piece = connection.execute(self._piece(view, since, end)).to_arrow_table()
+            columns = {name: piece[name].to_numpy() for name in piece.column_names}
+            found.read(end, **columns)
+            since = end
+        place, event_at = found.seen()
+        if view.ttl:
+            place[event_at < asked_at - micros(view.ttl)] = NONE
+        whole = np.full(rows, NONE, np.int64)
+        whole[row - 1] = place
+        return pa.array(whole, mask=whole == NONE)
+
+    def _piece(self, view: View, since: int, end: int) -> str:
+        """Entities, times and places of the feature rows from `since` to before `end`."""
+        p, source = self.prefix, view.source
+        columns = {
+            "entity": f"entity.{p}entity",
+            "event_at": source.micros(view.timestamp),
+            "place": source.place,
+        }
+        if view.created:
+            columns["created_at"] = f"coalesce({source.micros(view.created)}, {NEVER})"
+        match = [
+            f"{source.column(column)} = entity.{p}key_{place}"
+            for place, (_, column) in enumerate(view.keys, 1)
+        ]
+        return select(
+            [f"{sql} as {name}" for name, sql in columns.items()],
+            f"{source.reader}\njoin {p}entities_{self._key_set(view)} as entity\n"
+            f"    on {' and '.join(match) or 'true'}",
+            self._between(view, ">=", since) + self._between(view, "<", end),
+        )
+
     # --- the query ------------------------------------------------------------------------
 
     def statements(self) -> list[str]:
@@ -292,10 +379,11 @@ class PointInTimeJoin:
         p, made = self.prefix, list[str]()
         for number in sorted(set(self.key_sets.values())):
             views = [n for n, v in enumerate(self.views, 1) if self._key_set(v) == number]
-            by_slots = [n for n in views if n not in self.merged]
+            in_sql = [n for n in views if n not in self.swept]
+            by_slots = [n for n in in_sql if n not in self.merged]
             if by_slots:
                 made.append(self._slots(number))
-            made += [self._seen(n) for n in views]
+            made += [self._seen(n) for n in in_sql]
             if by_slots:
                 made.append(f"drop table {p}slots_{number}")
         return [*made, self._query()]
@@ -307,7 +395,8 @@ class PointInTimeJoin:
         tables = [f"{p}spine as spine"]
         for number, view in enumerate(self.views, 1):
             alias = f"view_{number}"
-            steps += [f"{name} as (\n{sql}\n)" for name, sql in self._values(number, view)]
+            made = self._at_place if number in self.swept else self._values
+            steps += [f"{name} as (\n{sql}\n)" for name, sql in made(number, view)]
             tables.append(
                 f"left join {quote(self._name(number))} as {alias} on {alias}.{p}row = spine.{p}row"
             )
@@ -352,6 +441,13 @@ class PointInTimeJoin:
         first = self._merge if number in self.merged else self._fill
         name = quote(self._name(number, ", seen"))
         return f"create temp table {name} as\n{first(view, self._history(view))}"
+
+    def _at_place(self, number: int, view: View) -> list[tuple[str, str]]:
+        """The features of a swept view; one row per spine row that sees one."""
+        p, source = self.prefix, view.source
+        features = [f"{source.column(column)} as {quote(n)}" for n, column in view.features.items()]
+        rows = f"{source.reader}\njoin {p}places as place on place.{p}place_{number} = {source.place}"
+        return [(quote(self._name(number)), select([f"place.{p}row", *features], rows))]
 
     def _values(self, number: int, view: View) -> list[tuple[str, str]]:
         """The named steps to the features; the last has one row per spine row that sees one."""
@@ -425,14 +521,15 @@ class PointInTimeJoin:
         """Conditions that let DuckDB skip what no prediction can see, by the files' statistics."""
         if self.period is None:
             return []
-        first, last = self.period
-        bounds = [("<=", last)]
-        if view.ttl and first - micros(view.ttl) > EARLIEST:
-            bounds.append((">=", first - micros(view.ttl)))
-        column = view.source.moment(view.timestamp)
+        first, last = self._span(view)
+        since = self._between(view, ">=", first) if first > EARLIEST else []
+        return [*self._between(view, "<=", last), *since]
+
+    def _between(self, view: View, sign: str, bound: int) -> list[str]:
+        """The condition that an event time lies on one side of an instant."""
+        source = view.source
         return [
-            f"{column} {sign} {view.source.as_moment(view.timestamp, str(bound))}"
-            for sign, bound in bounds
+            f"{source.moment(view.timestamp)} {sign} {source.as_moment(view.timestamp, str(bound))}"
         ]
 
     def _fill(self, view: View, history: str) -> str:

@@ -327,9 +327,10 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
         return frame
 
     def to_sql(self) -> str:
-        """Every statement that is run. By hand, register the frame that a comment names.
+        """The statements that give the result. By hand, register the frame that a comment names.
 
-        The spine is read once, to choose the plan by its size.
+        The spine is read once, to choose the plan by its size. Where a comment says that a view
+        is swept, the job itself finds its rows with numpy instead.
         """
         with self._session.run() as connection:
             statements = [*self._session.prelude, *self._planned(connection)]
@@ -521,9 +522,21 @@ class PointInTimeJob(DuckDBRetrievalJob):
         )
 
     def _planned(self, connection: duckdb.DuckDBPyConnection) -> list[str]:
-        """The statements, planned by the spine that is in place on the connection."""
+        """The statements in SQL alone, by the spine that is in place on the connection."""
+        swept = self._join.planned(connection).swept
+        self._join = self._join.planned(connection, only_sql=True)
+        first, *rest = self._join.statements()
+        named = ", ".join(self._join.views[number - 1].name for number in swept)
+        note = f"-- {named}: Hindcast sweeps, which finds the same as this SQL\n" if named else ""
+        return [note + first, *rest]
+
+    def _executed(self, connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+        """The quickest plan, in SQL or not."""
         self._join = self._join.planned(connection)
-        return self._join.statements()
+        self._join.sweep(connection)
+        for statement in self._join.statements():
+            connection.execute(statement)
+        return connection
 
     def _stamps(self) -> list[tuple[int, int, int]]:
         """What the files look like: a join reads them twice, and both must be the same."""

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import pandas as pd
@@ -28,12 +28,14 @@ from feast.repo_config import RepoConfig
 
 from hindcast.errors import MissingInputError, RetrievalError
 from hindcast.snapshot import CURRENT
-from hindcast.sql import literal, quote
+from hindcast.sql import literal, quote, select
 
 DEFAULT_TIMESTAMP = "event_timestamp"
 TIMESTAMP = "TIMESTAMP"
 TIMESTAMP_NS = "TIMESTAMP_NS"
 TIMESTAMPTZ = "TIMESTAMP WITH TIME ZONE"
+ROWS_OF_A_FILE = 2**40
+"""More than any file has."""
 AS_OF = "_as_of"
 """What `published_path()` of macros/as_of.sql puts behind the name of the published folder."""
 
@@ -141,6 +143,15 @@ class Snapshot:
         return {file.stem: file for file in sorted((self.path or self.link).glob("*.parquet"))}
 
 
+class RowGroup(NamedTuple):
+    """A row group of a Parquet file, with the first and last time in it (microseconds since
+    1970), None where the footer does not say."""
+
+    rows: int
+    first: int | None
+    last: int | None
+
+
 @dataclass(frozen=True)
 class Source:
     """A Parquet file source: how SQL reads it and what columns it has."""
@@ -217,12 +228,31 @@ class Source:
                 )
         return cls(source.name, reader, columns, files, tuple(paths))
 
-    def count(self, connection: duckdb.DuckDBPyConnection) -> int:
-        """Rows, by the files' footers."""
-        (rows,) = connection.execute(
-            f"select sum(num_rows) from parquet_file_metadata({self.files})"
-        ).fetchone() or (0,)
-        return int(rows or 0)
+    def row_groups(self, column: str, connection: duckdb.DuckDBPyConnection) -> list[RowGroup]:
+        """The row groups of the files and the times of a column in each, by the files' footers."""
+        ends = [
+            f"epoch_us(try_cast(coalesce(any_value(stats_{end}_value) {mine}, "
+            f"any_value(stats_{end}) {mine}) as timestamptz))"
+            for mine in [f"filter (path_in_schema = {literal(column)})"]
+            for end in ("min", "max")
+        ]
+        groups = select(
+            ["any_value(row_group_num_rows)", *ends],
+            f"parquet_metadata({self.files})",
+            tail="group by file_name, row_group_id",
+        )
+        return [RowGroup(*group) for group in connection.execute(groups).fetchall()]
+
+    def skips_by(self, column: str) -> bool:
+        """Whether DuckDB leaves out row groups by a condition on `moment` of a column."""
+        return self._time(column)[1] in (TIMESTAMP, TIMESTAMPTZ)
+
+    @property
+    def place(self) -> str:
+        """SQL for where a row is: unique, and in the order of files and of rows in them."""
+        if len(self.paths) == 1 and "://" not in self.paths[0]:
+            return "source.file_row_number"
+        return f"(source.file_index::bigint * {ROWS_OF_A_FILE} + source.file_row_number)"
 
     def column(self, name: str) -> str:
         """SQL for a column."""

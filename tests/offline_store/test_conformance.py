@@ -23,11 +23,19 @@ from conformance import (
 )
 from hypothesis import HealthCheck, given, settings
 
-from hindcast import asof
+from hindcast import asof, sweep
 
 HINDCAST = "hindcast.offline_store.DuckDBOfflineStore"
 CASES = int(os.environ.get("HINDCAST_CASES", "2000"))
-PLANS = {"slots": (0, math.inf), "merge": (math.inf, 0)}
+SWEEP = {"PIECE": 10**6, "LARGEST": 10**6}
+IN_PIECES = {"PIECE": 2, "LARGEST": 10**6, "REREAD": 10**6, "AT_ONCE": 2}
+NO_SWEEP = {"PIECE": -1, "LARGEST": -1}
+PLANS = {
+    "sweep": ({}, SWEEP),
+    "sweep in pieces": ({}, IN_PIECES),
+    "slots": ({"HISTORY_PER_SPINE_ROW": 0, "CROWDED": math.inf}, NO_SWEEP),
+    "merge": ({"HISTORY_PER_SPINE_ROW": math.inf}, NO_SWEEP),
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +46,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(params=PLANS)
 def plan(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every join by one plan, whatever its size."""
-    needed, crowd = PLANS[request.param]
-    monkeypatch.setattr(asof, "HISTORY_PER_SPINE_ROW", needed)
-    monkeypatch.setattr(asof, "CROWDED", crowd)
+    for module, settings_ in zip((asof, sweep), PLANS[request.param], strict=True):
+        for name, value in settings_.items():
+            monkeypatch.setattr(module, name, value)
     return str(request.param)
 
 

@@ -1,0 +1,175 @@
+"""Which feature row each prediction sees, found by going through history once in order of time.
+
+A `Sweep` holds the predictions of a join and, for every entity, the newest row so far. History
+comes in pieces, each with all rows up to an instant; the predictions before that instant are then
+answered. No row is looked at twice. `pieces` says where to cut and whether it is worth while; the
+pieces are read in `asof`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from hindcast.sources import RowGroup
+
+Integers = npt.NDArray[np.int64]
+
+NONE = -1
+"""The place of the row that a prediction sees, where it sees none."""
+AT_ONCE = 2**16
+"""Rows that are looked at together: few enough for the processor's cache."""
+PIECE = 1_000_000
+"""Rows to read at once, about; what fits into memory many times over."""
+LARGEST = 4_000_000
+"""Rows of a piece that could not be cut smaller, above which SQL alone is better."""
+REREAD = 1.5
+"""How often a row may be decoded, on average, because row groups lie across the cuts."""
+NEVER = -(2**63)
+"""The event time of that row, and the created time of one without."""
+
+
+class Sweep:
+    """One pass through the history of a feature view.
+
+    `entity` and `asked_at` are the predictions: the number of the entity, from 0 to below
+    `entities`, and the time in microseconds since 1970. Both have shape (predictions,).
+    """
+
+    def __init__(self, entity: npt.NDArray[np.int32], asked_at: Integers, entities: int) -> None:
+        """Put the predictions in order of time; nothing is seen yet."""
+        self._order = np.argsort(asked_at, kind="stable")
+        self._entity, self._asked_at = entity[self._order], asked_at[self._order]
+        self._newest = np.full(entities, NONE, np.int64)
+        self._newest_at = np.full(entities, NEVER, np.int64)
+        self._asked_here = np.zeros(entities, np.bool_)
+        self._place = np.empty(len(entity), np.int64)
+        self._event_at = np.empty(len(entity), np.int64)
+        self._answered = 0
+
+    def read(
+        self,
+        until: int,
+        entity: npt.NDArray[np.int32],
+        event_at: Integers,
+        place: Integers,
+        created_at: Integers | None = None,
+    ) -> None:
+        """Take in all feature rows since the last piece that are older than `until`.
+
+        They may be in any order. Of rows with equal event time the one with the latest
+        `created_at` counts, then that with the greatest `place`: places are unique and not
+        negative. All arrays have shape (rows,), times are microseconds since 1970.
+        """
+        order = _in_order(event_at, place, created_at)
+        if order is not None:
+            entity, event_at, place = entity[order], event_at[order], place[order]
+        for start in range(0, len(entity), AT_ONCE):
+            rows, stop = slice(start, start + AT_ONCE), start + AT_ONCE
+            before = event_at[stop] if stop < len(entity) else until
+            end = int(np.searchsorted(self._asked_at, before))
+            if end > self._answered:
+                self._answer(end, entity[rows], event_at[rows], place[rows])
+            self._newest[entity[rows]] = place[rows]  # of an entity's rows the last one stays
+            self._newest_at[entity[rows]] = event_at[rows]
+
+    def _answer(
+        self, end: int, entity: npt.NDArray[np.int32], event_at: Integers, place: Integers
+    ) -> None:
+        """Answer the predictions up to number `end` from rows in order of time."""
+        asked = slice(self._answered, end)
+        whose = self._entity[asked]
+        self._place[asked], self._event_at[asked] = self._newest[whose], self._newest_at[whose]
+        self._asked_here[whose] = True
+        rows = np.flatnonzero(self._asked_here[entity])
+        self._asked_here[whose] = False
+        # entity and row in one integer: sorted, the last one below a prediction's is what it sees
+        known = (entity[rows].astype(np.int64) << 32) | rows
+        known.sort()
+        wanted = whose.astype(np.int64) << 32
+        wanted |= np.searchsorted(event_at, self._asked_at[asked], side="right")
+        below = np.searchsorted(known, wanted) - 1
+        if len(known):
+            seen = known[below]
+            own = np.flatnonzero((below >= 0) & (seen >> 32 == whose))
+            row = seen[own] & 0xFFFF_FFFF
+            self._place[self._answered + own] = place[row]
+            self._event_at[self._answered + own] = event_at[row]
+        self._answered = end
+
+    def seen(self) -> tuple[Integers, Integers]:
+        """For each prediction, as they were given, the place of the row it sees (NONE if none)
+        and that row's event time. Call it when all history was read."""
+        left = slice(self._answered, None)
+        whose = self._entity[left]
+        self._place[left], self._event_at[left] = self._newest[whose], self._newest_at[whose]
+        place, event_at = np.empty_like(self._place), np.empty_like(self._event_at)
+        place[self._order], event_at[self._order] = self._place, self._event_at
+        return place, event_at
+
+
+def _in_order(
+    event_at: Integers, place: Integers, created_at: Integers | None
+) -> npt.NDArray[np.intp] | None:
+    """The order of event time, then created time, then place; None if the rows are in it."""
+    order = None
+    if np.any(place[1:] < place[:-1]):
+        order = np.argsort(place, kind="stable")  # nearly sorted as a rule, which is quick
+        event_at = event_at[order]
+    if np.any(event_at[1:] < event_at[:-1]):
+        by_time = np.argsort(event_at, kind="stable")
+        order = by_time if order is None else order[by_time]
+        event_at = event_at[by_time]
+    if created_at is None:
+        return order
+    tied = event_at[1:] == event_at[:-1]
+    if tied.any():
+        created = created_at if order is None else created_at[order]
+        if np.any(created[1:][tied] < created[:-1][tied]):
+            rows = np.flatnonzero(np.append(tied, False) | np.append(False, tied))
+            moved = rows[np.lexsort((created[rows], event_at[rows]))]
+            order = np.arange(len(event_at)) if order is None else order
+            order[rows] = order[moved]
+    return order
+
+
+def pieces(groups: Iterable[RowGroup], since: int, last: int, skips: bool) -> list[int] | None:
+    """The ends (not included) of the pieces in which to read the rows from `since` to `last`.
+
+    Cut where a row group begins, each with about `PIECE` rows. `skips` says whether row groups
+    outside a piece are left out when it is read. None where a sweep is not worth while: the row
+    groups are not in order of time, so that most would be read many times, or are too large.
+    """
+    needed = [
+        group
+        for group in groups
+        if not skips
+        or group.first is None
+        or group.last is None
+        or (group.first <= last and group.last >= since)
+    ]
+    rows = sum(group.rows for group in needed)
+    whole = [last + 1]
+    if rows <= PIECE:
+        return whole
+    dated = sorted((g.first, g.last, g.rows) for g in needed if None not in (g.first, g.last))
+    if skips and len(dated) == len(needed):
+        ends, size = list[int](), 0
+        for first, _, more in dated:
+            if size and size + more > PIECE and first > since:
+                ends.append(first)
+                size = 0
+            size += more
+        ends += whole
+        firsts, lasts, sizes = np.array(dated, np.int64).T
+        begins_in = np.searchsorted(ends, firsts, side="right")
+        ends_in = np.minimum(np.searchsorted(ends, lasts, side="right"), len(ends) - 1)
+        read = np.zeros(len(ends) + 1, np.int64)
+        np.add.at(read, begins_in, sizes)
+        np.add.at(read, ends_in + 1, -sizes)
+        read = np.cumsum(read)[:-1]
+        if read.sum() <= REREAD * rows and read.max() <= LARGEST:
+            return ends
+    return whole if rows <= LARGEST else None
