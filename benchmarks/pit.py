@@ -400,7 +400,8 @@ def table(results: dict[Cell, dict[str, Result]], methods: list[str]) -> list[li
                 continue
             text = f"{found.cpu:.2f} s, {found.megabytes:,.0f} MB"
             if method != OURS:
-                text += f" ({found.cpu / ours.cpu:.1f}x, {found.megabytes / ours.megabytes:.1f}x)"
+                memory = found.megabytes / max(1.0, ours.megabytes)
+                text += f" ({found.cpu / ours.cpu:.1f}x, {memory:.1f}x)"
                 wrong = not math.isclose(found.answer, ours.answer, rel_tol=1e-9)
                 text += " **other answer**" if wrong and method != "floor" else ""
             cells.append(text)

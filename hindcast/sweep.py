@@ -19,7 +19,7 @@ Integers = npt.NDArray[np.int64]
 
 NONE = -1
 """The place of the row that a prediction sees, where it sees none."""
-AT_ONCE = 2**16
+AT_ONCE = 2**15
 """Rows that are looked at together: few enough for the processor's cache."""
 PIECE = 1_000_000
 """Rows to read at once, about; what fits into memory many times over."""
@@ -40,7 +40,7 @@ class Sweep:
 
     def __init__(self, entity: npt.NDArray[np.int32], asked_at: Integers, entities: int) -> None:
         """Put the predictions in order of time; nothing is seen yet."""
-        self._order = np.argsort(asked_at, kind="stable")
+        self._order = np.argsort(asked_at)
         self._entity, self._asked_at = entity[self._order], asked_at[self._order]
         self._newest = np.full(entities, NONE, np.int64)
         self._newest_at = np.full(entities, NEVER, np.int64)
@@ -72,8 +72,9 @@ class Sweep:
             end = int(np.searchsorted(self._asked_at, before))
             if end > self._answered:
                 self._answer(end, entity[rows], event_at[rows], place[rows])
-            self._newest[entity[rows]] = place[rows]  # of an entity's rows the last one stays
-            self._newest_at[entity[rows]] = event_at[rows]
+            whose = entity[rows].astype(np.intp)
+            self._newest[whose] = place[rows]  # of an entity's rows the last one stays
+            self._newest_at[whose] = event_at[rows]
 
     def _answer(
         self, end: int, entity: npt.NDArray[np.int32], event_at: Integers, place: Integers
