@@ -339,11 +339,8 @@ class PointInTimeJoin:
             columns = {name: piece[name].to_numpy() for name in piece.column_names}
             found.read(end, **columns)
             since = end
-        place, event_at = found.seen()
-        if view.ttl:
-            place[event_at < asked_at - micros(view.ttl)] = NONE
         whole = np.full(rows, NONE, np.int64)
-        whole[row - 1] = place
+        whole[row - 1] = found.seen(micros(view.ttl))
         return pa.array(whole, mask=whole == NONE)
 
     def _piece(self, view: View, since: int, end: int) -> str:
@@ -446,7 +443,9 @@ class PointInTimeJoin:
         """The features of a swept view; one row per spine row that sees one."""
         p, source = self.prefix, view.source
         features = [f"{source.column(column)} as {quote(n)}" for n, column in view.features.items()]
-        rows = f"{source.reader}\njoin {p}places as place on place.{p}place_{number} = {source.place}"
+        rows = (
+            f"{source.reader}\njoin {p}places as place on place.{p}place_{number} = {source.place}"
+        )
         return [(quote(self._name(number)), select([f"place.{p}row", *features], rows))]
 
     def _values(self, number: int, view: View) -> list[tuple[str, str]]:

@@ -22,11 +22,11 @@ NONE = -1
 AT_ONCE = 2**15
 """Rows that are looked at together: few enough for the processor's cache."""
 PIECE = 1_000_000
-"""Rows to read at once, about; what fits into memory many times over."""
+"""Rows to read at once, about. So many are swept in whatever order they are (measured)."""
 LARGEST = 4_000_000
-"""Rows of a piece that could not be cut smaller, above which SQL alone is better."""
+"""Rows of a piece, above which it takes too much memory."""
 REREAD = 1.5
-"""How often a row may be decoded, on average, because row groups lie across the cuts."""
+"""How often a row may be decoded, on average, because row groups reach across the cuts."""
 NEVER = -(2**63)
 """The event time of that row, and the created time of one without."""
 
@@ -100,15 +100,21 @@ class Sweep:
             self._event_at[self._answered + own] = event_at[row]
         self._answered = end
 
-    def seen(self) -> tuple[Integers, Integers]:
-        """For each prediction, as they were given, the place of the row it sees (NONE if none)
-        and that row's event time. Call it when all history was read."""
+    def seen(self, ttl: int) -> Integers:
+        """The place of the row that each prediction sees, as they were given; NONE if none.
+
+        Rows older than `ttl` microseconds are not seen; 0 is unlimited. Call it when all history
+        was read.
+        """
         left = slice(self._answered, None)
         whose = self._entity[left]
         self._place[left], self._event_at[left] = self._newest[whose], self._newest_at[whose]
-        place, event_at = np.empty_like(self._place), np.empty_like(self._event_at)
-        place[self._order], event_at[self._order] = self._place, self._event_at
-        return place, event_at
+        if ttl:  # modulo 2**64, which no age can reach
+            age = self._asked_at.astype(np.uint64) - self._event_at.astype(np.uint64)
+            self._place[age > min(ttl, 2**64 - 1)] = NONE
+        place = np.empty_like(self._place)
+        place[self._order] = self._place
+        return place
 
 
 def _in_order(
@@ -139,9 +145,10 @@ def _in_order(
 def pieces(groups: Iterable[RowGroup], since: int, last: int, skips: bool) -> list[int] | None:
     """The ends (not included) of the pieces in which to read the rows from `since` to `last`.
 
-    Cut where a row group begins, each with about `PIECE` rows. `skips` says whether row groups
-    outside a piece are left out when it is read. None where a sweep is not worth while: the row
-    groups are not in order of time, so that most would be read many times, or are too large.
+    A piece begins where a row group does and has about `PIECE` rows. `skips` says whether row
+    groups that lie outside a piece are left out when it is read. None where a sweep is not worth
+    while: the row groups are not in order of time, so that most would be read several times, or
+    they are too large.
     """
     needed = [
         group
@@ -151,26 +158,26 @@ def pieces(groups: Iterable[RowGroup], since: int, last: int, skips: bool) -> li
         or group.last is None
         or (group.first <= last and group.last >= since)
     ]
-    rows = sum(group.rows for group in needed)
-    whole = [last + 1]
-    if rows <= PIECE:
-        return whole
+    end = [last + 1]
+    if sum(group.rows for group in needed) <= PIECE:
+        return end
     dated = sorted((g.first, g.last, g.rows) for g in needed if None not in (g.first, g.last))
-    if skips and len(dated) == len(needed):
-        ends, size = list[int](), 0
-        for first, _, more in dated:
-            if size and size + more > PIECE and first > since:
-                ends.append(first)
-                size = 0
-            size += more
-        ends += whole
-        firsts, lasts, sizes = np.array(dated, np.int64).T
-        begins_in = np.searchsorted(ends, firsts, side="right")
-        ends_in = np.minimum(np.searchsorted(ends, lasts, side="right"), len(ends) - 1)
-        read = np.zeros(len(ends) + 1, np.int64)
-        np.add.at(read, begins_in, sizes)
-        np.add.at(read, ends_in + 1, -sizes)
-        read = np.cumsum(read)[:-1]
-        if read.sum() <= REREAD * rows and read.max() <= LARGEST:
-            return ends
-    return whole if rows <= LARGEST else None
+    if not skips or len(dated) < len(needed):
+        return None
+    firsts, lasts, rows = np.array(dated, np.int64).reshape(-1, 3).T
+    ends, size = list[int](), 0
+    for first, more in zip(firsts.tolist(), rows.tolist(), strict=True):
+        if size and size + more > PIECE and first > max([since, *ends[-1:]]):
+            ends.append(first)
+            size = 0
+        size += more
+    ends += end
+    # a row group is decoded for each piece that it reaches into
+    begins = np.searchsorted(ends, firsts, side="right")
+    stops = np.minimum(np.searchsorted(ends, lasts, side="right"), len(ends) - 1)
+    decoded = np.zeros(len(ends) + 1, np.int64)
+    np.add.at(decoded, begins, rows)
+    np.add.at(decoded, stops + 1, -rows)
+    decoded = np.cumsum(decoded)[:-1]
+    fits = decoded.max() <= LARGEST and decoded.sum() <= REREAD * rows.sum()
+    return ends if fits else None

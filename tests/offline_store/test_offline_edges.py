@@ -22,6 +22,7 @@ from feast.infra.offline_stores.file_source import FileLoggingDestination, Saved
 from feast.types import Int64
 from feast.value_type import ValueType
 
+from hindcast.asof import PointInTimeJoin
 from hindcast.errors import RetrievalError
 from hindcast.offline_store import DuckDBOfflineStore
 
@@ -211,20 +212,17 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_again(
     view = store.view({"k": ["a"], "at": [NOON], "v": [1]})
     path = Path(view.batch_source.path)
     job = store.job(spine([NOON + HOUR]), [view])
-    planned = job._planned
+    statements = PointInTimeJoin.statements
 
-    def replaced(connection: Any) -> list[str]:
-        """The first run finds a key and time that the file no longer has."""
-        first, *rest = planned(connection)
+    def replaced(join: PointInTimeJoin) -> list[str]:
+        """In the first run the rows are found in one file, and their values read in another."""
         if not path.with_suffix(".done").exists():
             path.with_suffix(".done").touch()
-            for statement in (first, *rest[:-1]):
-                connection.execute(statement)
-            os.replace(write(path.with_suffix(".new"), table(["a"], [NOON + TICK], [2])), path)
-            return rest[-1:]
-        return [first, *rest]
+            rows = table(["b", "a"], [NOON, NOON + TICK], [3, 2])
+            os.replace(write(path.with_suffix(".new"), rows), path)
+        return statements(join)
 
-    monkeypatch.setattr(job, "_planned", replaced)
+    monkeypatch.setattr(PointInTimeJoin, "statements", replaced)
     assert job.to_arrow()["v"].to_pylist() == [2]
 
 

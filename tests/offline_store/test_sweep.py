@@ -1,0 +1,141 @@
+"""A sweep answers as looking at every row does, however history is cut, and is cut where it pays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hindcast import sweep
+from hindcast.sources import RowGroup
+from hindcast.sweep import NONE, Sweep, pieces
+
+ENTITIES = 3
+entities = st.integers(0, ENTITIES - 1)
+instants = st.integers(-4, 12)
+Row = tuple[int, int, int, int]
+"""Entity, event time, created time, place."""
+
+
+def oracle(history: list[Row], entity: int, asked_at: int, ttl: int) -> int:
+    """The place of the row that is seen, by looking at every row."""
+    seen = [
+        (event_at, created_at, place)
+        for whose, event_at, created_at, place in history
+        if whose == entity and event_at <= asked_at and (not ttl or event_at >= asked_at - ttl)
+    ]
+    return max(seen)[-1] if seen else NONE
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Row]:
+    """Rows in any order, with ties of event and created time."""
+    rows = draw(st.lists(st.tuples(entities, instants, st.integers(0, 2)), max_size=30))
+    places = draw(st.permutations(range(len(rows))))
+    return [(*row, place) for row, place in zip(rows, places, strict=True)]
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 2**15])
+@given(
+    history=histories(),
+    predictions=st.lists(st.tuples(entities, instants), max_size=12),
+    ends=st.lists(instants, max_size=4, unique=True).map(sorted),
+    ttl=st.sampled_from([0, 1, 3, 10, 2**70]),
+    has_created=st.booleans(),
+)
+def test_a_sweep_sees_what_looking_at_every_row_sees(
+    at_once: int,
+    history: list[Row],
+    predictions: list[tuple[int, int]],
+    ends: list[int],
+    ttl: int,
+    has_created: bool,
+) -> None:
+    if not has_created:
+        history = [(entity, at, 0, place) for entity, at, _, place in history]
+    whose, asked_at = np.array(predictions, np.int64).reshape(-1, 2).T
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "AT_ONCE", at_once)
+        found = Sweep(whose.astype(np.int32), asked_at, ENTITIES)
+        since = -100
+        for end in [*ends, 100]:
+            piece = [row for row in history if since <= row[1] < end]
+            entity, event_at, created_at, place = np.array(piece, np.int64).reshape(-1, 4).T
+            created = created_at if has_created else None
+            found.read(end, entity.astype(np.int32), event_at, place, created)
+            since = end
+    wanted = [oracle(history, *prediction, ttl) for prediction in predictions]
+    assert found.seen(ttl).tolist() == wanted
+
+
+def test_the_ends_of_time_are_no_age() -> None:
+    """The age of the oldest row for the latest prediction does not fit into 64 bits with a sign."""
+    first, last = -9_223_372_022_400_000_000, 2**63 - 2
+    found = Sweep(np.zeros(1, np.int32), np.array([last]), 1)
+    found.read(last + 1, np.zeros(1, np.int32), np.array([first]), np.array([7]))
+    assert found.seen(ttl=0).tolist() == [7]
+    assert found.seen(ttl=last - first).tolist() == [7]
+    assert found.seen(ttl=last - first - 1).tolist() == [NONE]
+
+
+# --- where to cut -------------------------------------------------------------------------
+
+DAY = 100
+
+
+def days(count: int, rows: int = 400_000) -> list[RowGroup]:
+    """A row group for each day, in order of time."""
+    return [RowGroup(rows, day * DAY, day * DAY + DAY - 1) for day in range(count)]
+
+
+def test_history_in_order_of_time_is_cut_into_pieces_of_about_a_million_rows() -> None:
+    assert pieces(days(6), -1000, 1000, skips=True) == [200, 400, 1001]
+
+
+def test_row_groups_that_no_prediction_can_see_do_not_count() -> None:
+    assert pieces(days(6), 250, 449, skips=True) == [400, 450]
+    assert pieces(days(6), 5000, 6000, skips=True) == [6001]
+
+
+def test_history_that_would_be_read_again_and_again_is_not_swept() -> None:
+    """In order of key every row group has rows of every day."""
+    by_key = [RowGroup(400_000, key, 599 - key) for key in range(6)]
+    assert pieces(by_key, -1000, 1000, skips=True) is None
+
+
+def test_a_few_late_rows_in_each_row_group_do_no_harm() -> None:
+    late = [RowGroup(400_000, group.first - 20, group.last) for group in days(6)]
+    assert pieces(late, -1000, 1000, skips=True) == [180, 380, 1001]
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [[RowGroup(400_000, None, None), *days(6)], [RowGroup(5_000_000, 0, 100), *days(6)[2:]]],
+    ids=["times unknown", "too large"],
+)
+def test_row_groups_that_cannot_be_cut_are_not_swept(groups: list[RowGroup]) -> None:
+    assert pieces(groups, -1000, 1000, skips=True) is None
+
+
+def test_a_small_history_is_swept_in_any_order() -> None:
+    assert pieces([RowGroup(1000, None, None)] * 5, 0, 9, skips=True) == [10]
+    assert pieces(days(2), 0, 9, skips=False) == [10]
+    assert pieces(days(3), 0, 9, skips=False) is None
+
+
+@given(
+    groups=st.lists(
+        st.tuples(st.integers(1, 3_000_000), st.integers(-50, 50), st.integers(0, 30)).map(
+            lambda group: RowGroup(group[0], group[1], group[1] + group[2])
+        ),
+        max_size=12,
+    ),
+    period=st.tuples(st.integers(-60, 60), st.integers(0, 60)),
+)
+def test_pieces_cover_the_period_in_order(groups: list[RowGroup], period: tuple[int, int]) -> None:
+    since, last = period[0], period[0] + period[1]
+    ends = pieces(groups, since, last, skips=True)
+    if ends is not None:
+        assert ends[-1] == last + 1
+        assert all(a < b for a, b in zip([since, *ends], ends, strict=False))
