@@ -1,4 +1,4 @@
-"""A sweep answers as looking at every row does, however history is cut, and is cut where it pays."""
+"""A sweep answers as looking at every row does, however it is cut; and it is cut where it pays."""
 
 from __future__ import annotations
 
