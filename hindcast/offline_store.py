@@ -1,4 +1,4 @@
-"""Feast's DuckDB offline store with point-in-time joins done by DuckDB's own ASOF JOIN.
+"""Feast's DuckDB offline store with point-in-time joins that read history once.
 
 Use it with one line of `feature_store.yaml`, `type: hindcast.offline_store.DuckDBOfflineStore`
 under `offline_store:`; every Parquet or Delta `FileSource` stays as it is. It reads training
@@ -99,7 +99,8 @@ class DuckDBOfflineStoreConfig(FeastDuckDBOfflineStoreConfig):  # type: ignore[m
     published: StrictStr = "../data/published/current"
     """Directory (or link to one) whose `*.parquet` files an `entity_df` in SQL sees as tables."""
     memory_limit: StrictStr | None = None
-    """DuckDB's limit for one query, for example `2GB`. Default: DuckDB's own."""
+    """DuckDB's limit for one query, for example `2GB`. Default: DuckDB's own. Arrow and numpy hold
+    the rows asked for and a piece of history outside of it."""
     threads: StrictInt | None = None
     """DuckDB's threads for one query. Default: one for each core."""
     temp_directory: StrictStr | None = None

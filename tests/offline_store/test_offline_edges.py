@@ -26,6 +26,8 @@ from hindcast.asof import PointInTimeJoin
 from hindcast.errors import RetrievalError
 from hindcast.offline_store import DuckDBOfflineStore
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:

@@ -22,8 +22,11 @@ from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Int64
 from offline_lab import UTC_US, Lab, at, rows
 
+from hindcast import sweep
 from hindcast.errors import MissingInputError, RetrievalError
 from hindcast.offline_store import DuckDBOfflineStore
+
+pytestmark = pytest.mark.usefixtures("either_way")
 
 NOON = at("2013-07-01T12:00:00")
 MICROSECOND = timedelta(microseconds=1)
@@ -602,6 +605,57 @@ def test_a_directory_of_files_is_read_as_one_table(lab: Lab) -> None:
     for path in (str(Path(part).parent), f"{Path(part).parent}/*.parquet"):
         view.batch_source = FileSource(path=path, timestamp_field="known_at")
         assert joined(lab, view, ("JFK", NOON)) == [2]
+
+
+@pytest.mark.parametrize("created", ["", "created_at"], ids=["without", "with created time"])
+def test_a_directory_with_a_file_a_day_is_swept_in_pieces(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, created: str
+) -> None:
+    """Within a day rows are in order of key, some come again the next day, and some tie."""
+    chance, entities = random.Random(5), "ABC"
+    days = lab.published / "current" / "days"
+    history, late = list[tuple](), list[tuple]()
+    for day in range(6):
+        times = [NOON + timedelta(days=day, hours=chance.randrange(24)) for _ in range(60)]
+        new = [(chance.choice(entities), at, chance.randrange(3), i) for i, at in enumerate(times)]
+        content, late = sorted([*new, *late]), chance.sample(new, 2)
+        history += content
+        columns = {"origin": pa.string(), "known_at": UTC_US, "minute": pa.int64()}
+        made = [
+            (key, at, minute, value, at + minute * MICROSECOND)
+            for key, at, minute, value in content
+        ]
+        (days / f"day={day}").mkdir(parents=True, exist_ok=True)
+        lab.publish(
+            f"days/day={day}/rows",
+            rows({**columns, "departures": pa.int64(), "created_at": UTC_US}, *made),
+            row_group_size=25,
+        )
+    view = departures(lab, ("A", NOON, 1))
+    view.batch_source = FileSource(
+        path=str(days), timestamp_field="known_at", created_timestamp_column=created
+    )
+    asked = [
+        (
+            chance.choice(entities),
+            NOON + timedelta(days=chance.randrange(7), hours=chance.randrange(24)),
+        )
+        for _ in range(300)
+    ]
+    for name, value in (("PIECE", 100), ("LARGEST", 10**6), ("REREAD", 2.5), ("AT_ONCE", 16)):
+        monkeypatch.setattr(sweep, name, value)
+    job = lab.join(rows(SPINE, *asked), [view])
+    assert "departures: Hindcast sweeps" in job.to_sql()
+
+    def known(origin: str, asked_at: datetime) -> int | None:
+        seen = [
+            (at, minute if created else 0, place, value)
+            for place, (key, at, minute, value) in enumerate(history)
+            if key == origin and at <= asked_at
+        ]
+        return max(seen)[-1] if seen else None
+
+    assert job.to_arrow()["departures"].to_pylist() == [known(*row) for row in asked]
 
 
 def test_a_join_of_realistic_size_takes_seconds_at_most(lab: Lab) -> None:

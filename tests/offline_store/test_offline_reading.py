@@ -247,9 +247,13 @@ def test_limits_are_set_and_change_no_result(lab: Lab, view: FeatureView) -> Non
         ).to_arrow()
 
 
-@pytest.mark.parametrize("rows_per_spine_row", [10, 40], ids=["by merge", "by slots"])
+@pytest.mark.parametrize(
+    ("rows_per_spine_row", "order"),
+    [(10, "hash(n)"), (40, "hash(n)"), (10, "known_at")],
+    ids=["by merge", "by slots", "by sweep"],
+)
 def test_a_join_larger_than_its_memory_spills_and_changes_no_result(
-    tmp_path: Path, rows_per_spine_row: int
+    tmp_path: Path, rows_per_spine_row: int, order: str
 ) -> None:
     lab, count = Lab(tmp_path), 1_500_000
     with duckdb.connect() as connection:
@@ -259,16 +263,15 @@ def test_a_join_larger_than_its_memory_spills_and_changes_no_result(
                 timestamptz '{NOON}' + to_seconds((hash(n, 1) % 3000000)::int) as known_at,
                 n as v
             from range({count}) as numbers(n)
+            order by {order}
         """).to_arrow_table()
     view = lab.view("large", history, ["k"])
-    spine = history.slice(0, count // rows_per_spine_row).select(["k", "known_at"])
+    spine = history.take(range(0, count, rows_per_spine_row)).select(["k", "known_at"])
     spine = spine.rename_columns(["k", "event_timestamp"])
     limited = lab.configured(memory_limit="60MB", threads=1, temp_directory="spill")
-    assert (
-        lab.join(spine, [view], config=limited)
-        .to_arrow()
-        .equals(lab.join(spine, [view]).to_arrow())
-    )
+    job = lab.join(spine, [view], config=limited)
+    assert ("sweeps" in job.to_sql()) == (order == "known_at")
+    assert job.to_arrow().equals(lab.join(spine, [view]).to_arrow())
 
 
 def test_a_misspelled_setting_is_refused(lab: Lab) -> None:
