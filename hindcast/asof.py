@@ -14,7 +14,7 @@ plans with equal answers:
 - *merge*: DuckDB's ASOF JOIN of keys and times alone. It sorts the history. Best where the
   spine is nearly as large, and where a few entities have nearly all of it.
 
-`docs/concepts/point-in-time.md` explains both. Not for running the SQL: see `offline_store`.
+`docs/concepts/point-in-time.md` explains them. Not for running the SQL: see `offline_store`.
 """
 
 from __future__ import annotations
@@ -257,6 +257,15 @@ class PointInTimeJoin:
 
     # --- which plan -----------------------------------------------------------------------
 
+    def dated(self, connection: duckdb.DuckDBPyConnection) -> PointInTimeJoin:
+        """The join with its period, by the spine of a connection set up by `session`."""
+        at = f"{self.prefix}at"
+        first, last = connection.execute(
+            f"select epoch_us(min({at})), epoch_us(max({at})) from {self.prefix}spine "
+            f"where isfinite({at})"
+        ).fetchone() or (None, None)
+        return replace(self, period=None if first is None else (first, last))
+
     def planned(
         self, connection: duckdb.DuckDBPyConnection, only_sql: bool = False
     ) -> PointInTimeJoin:
@@ -264,10 +273,7 @@ class PointInTimeJoin:
         set up by `session` turns out to be. `only_sql`: without sweeps.
         """
         p, swept, merged = self.prefix, dict[int, list[int]](), set()
-        first, last = connection.execute(
-            f"select epoch_us(min({p}at)), epoch_us(max({p}at)) from {p}spine where isfinite({p}at)"
-        ).fetchone() or (None, None)
-        dated = replace(self, period=None if first is None else (first, last))
+        dated = self.dated(connection)
         for number, view in enumerate(self.views, 1):
             times = f"{p}times_{self._key_set(view)}"
             (rows,) = connection.execute(f"select count(*) from {times}").fetchone() or (0,)
@@ -285,11 +291,15 @@ class PointInTimeJoin:
     def _pieces(self, view: View, groups: list[RowGroup]) -> list[int] | None:
         """Where a sweep of a view would cut its history; None if it cannot be swept.
 
-        Rows that become known later than they happened are in no order of their event times.
+        With `filter_by_created_timestamp` it cannot: in order of event time, rows are in no order
+        of when they can be seen. Nor where DuckDB might number the files of one query otherwise
+        than those of the next.
         """
-        if self.period is None or self._cuts_off(view):
+        source, columns = view.source, [view.timestamp, *(column for _, column in view.keys)]
+        if self.period is None or self._cuts_off(view) or source.may_leave_out_files(columns):
             return None
-        return pieces(groups, *self._span(view), view.source.skips_by(view.timestamp))
+        skips = source.skips_by(view.timestamp)
+        return pieces(groups, *self._span(view), skips=skips, files=len(source.paths))
 
     def _span(self, view: View) -> tuple[int, int]:
         """The first and the last event time that some prediction may see."""
@@ -336,15 +346,15 @@ class PointInTimeJoin:
         since, _ = self._span(view)
         for end in self.swept[number]:
             piece = connection.execute(self._piece(view, since, end)).to_arrow_table()
-            columns = {name: piece[name].to_numpy() for name in piece.column_names}
-            found.read(end, **columns)
+            found.read(end, **{name: piece[name].to_numpy() for name in piece.column_names})
             since = end
+            del piece  # before the next one is there
         whole = np.full(rows, NONE, np.int64)
         whole[row - 1] = found.seen(micros(view.ttl))
         return pa.array(whole, mask=whole == NONE)
 
     def _piece(self, view: View, since: int, end: int) -> str:
-        """Entities, times and places of the feature rows from `since` to before `end`."""
+        """SQL for entities, times and places of the feature rows from `since` to before `end`."""
         p, source = self.prefix, view.source
         columns = {
             "entity": f"entity.{p}entity",
@@ -361,7 +371,7 @@ class PointInTimeJoin:
             [f"{sql} as {name}" for name, sql in columns.items()],
             f"{source.reader}\njoin {p}entities_{self._key_set(view)} as entity\n"
             f"    on {' and '.join(match) or 'true'}",
-            self._between(view, ">=", since) + self._between(view, "<", end),
+            self._between(view, ">=", since) + self._between(view, "<=", end - 1),
         )
 
     # --- the query ------------------------------------------------------------------------

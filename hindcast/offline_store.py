@@ -508,12 +508,11 @@ class PointInTimeJob(DuckDBRetrievalJob):
     @property
     def metadata(self) -> RetrievalMetadata:
         """What was asked for. The range of times costs one reading of the spine."""
-        if self._join.period is None:
-            with self._session.run() as connection:
-                self._planned(connection)
         first, last = self._period or (None, None)
-        if self._period is None and self._join.period is not None:
-            first, last = map(_datetime, self._join.period)
+        if self._period is None:
+            with self._session.run() as connection:
+                times = self._join.dated(connection).period
+            first, last = map(_datetime, times) if times else (None, None)
         spine = self._join.spine
         return RetrievalMetadata(
             features=self._feature_refs,
@@ -525,22 +524,21 @@ class PointInTimeJob(DuckDBRetrievalJob):
     def _planned(self, connection: duckdb.DuckDBPyConnection) -> list[str]:
         """The statements in SQL alone, by the spine that is in place on the connection."""
         swept = self._join.planned(connection).swept
-        self._join = self._join.planned(connection, only_sql=True)
-        first, *rest = self._join.statements()
+        first, *rest = self._join.planned(connection, only_sql=True).statements()
         named = ", ".join(self._join.views[number - 1].name for number in swept)
         note = f"-- {named}: Hindcast sweeps, which finds the same as this SQL\n" if named else ""
         return [note + first, *rest]
 
     def _executed(self, connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
         """The quickest plan, in SQL or not."""
-        self._join = self._join.planned(connection)
-        self._join.sweep(connection)
-        for statement in self._join.statements():
+        join = self._join.planned(connection)
+        join.sweep(connection)
+        for statement in join.statements():
             connection.execute(statement)
         return connection
 
     def _stamps(self) -> list[tuple[int, int, int]]:
-        """What the files look like: a join reads them twice, and both must be the same."""
+        """What the files look like: a join reads them several times, and all must be the same."""
         return stamps(path for view in self._join.views for path in view.source.paths)
 
     def _complete(self, table: pa.Table, at: int) -> pa.Table:

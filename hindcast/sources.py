@@ -247,10 +247,26 @@ class Source:
         """Whether DuckDB leaves out row groups by a condition on `moment` of a column."""
         return self._time(column)[1] in (TIMESTAMP, TIMESTAMPTZ)
 
+    def may_leave_out_files(self, columns: Iterable[str]) -> bool:
+        """Whether a query with conditions on these columns may number the files anew.
+
+        DuckDB leaves out partitions by conditions on their columns, those of a join too, and
+        counts the files that are left. What lies elsewhere may be others at the next query.
+        """
+        own = {column.lower() for column in columns}
+        return any(
+            "://" in path
+            or any(part.partition("=")[0].lower() in own for part in path.split("/") if "=" in part)
+            for path in self.paths
+        )
+
     @property
     def place(self) -> str:
-        """SQL for where a row is: unique, and in the order of files and of rows in them."""
-        if len(self.paths) == 1 and "://" not in self.paths[0]:
+        """SQL for where a row is: unique, and in the order of files and of rows in them.
+
+        The same in every query, unless `may_leave_out_files`.
+        """
+        if len(self.paths) == 1:
             return "source.file_row_number"
         return f"(source.file_index::bigint * {ROWS_OF_A_FILE} + source.file_row_number)"
 

@@ -1,9 +1,9 @@
 """Which feature row each prediction sees, found by going through history once in order of time.
 
 A `Sweep` holds the predictions of a join and, for every entity, the newest row so far. History
-comes in pieces, each with all rows up to an instant; the predictions before that instant are then
-answered. No row is looked at twice. `pieces` says where to cut and whether it is worth while; the
-pieces are read in `asof`.
+comes in pieces, each with all rows from the end of the last one up to an instant, after which all
+predictions before that instant can be answered. `pieces` says where to cut and whether it is worth
+while; the pieces are read in `asof`.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ Integers = npt.NDArray[np.int64]
 
 NONE = -1
 """The place of the row that a prediction sees, where it sees none."""
+NEVER = -(2**63)
+"""The event time where there is no row, and the created time of a row without."""
 AT_ONCE = 2**15
 """Rows that are looked at together: few enough for the processor's cache."""
 PIECE = 1_000_000
-"""Rows to read at once, about. So many are swept in whatever order they are (measured)."""
+"""Rows to read at once, about. A history of no more is swept in whatever order it is (measured)."""
+ROWS_OF_A_FILE = 10_000
+"""Rows of a piece for each file, at least: a query opens them all."""
 LARGEST = 4_000_000
 """Rows of a piece, above which it takes too much memory."""
 REREAD = 1.5
 """How often a row may be decoded, on average, because row groups reach across the cuts."""
-NEVER = -(2**63)
-"""The event time of that row, and the created time of one without."""
 
 
 class Sweep:
@@ -57,11 +59,11 @@ class Sweep:
         place: Integers,
         created_at: Integers | None = None,
     ) -> None:
-        """Take in all feature rows since the last piece that are older than `until`.
+        """Take in the feature rows from the last `until` on that are older than this one.
 
-        They may be in any order. Of rows with equal event time the one with the latest
-        `created_at` counts, then that with the greatest `place`: places are unique and not
-        negative. All arrays have shape (rows,), times are microseconds since 1970.
+        They may be in any order, but all must be there. Of rows with equal event time the one
+        with the latest `created_at` counts, then that with the greatest `place`: places are unique
+        and not negative. All arrays have shape (rows,), times are microseconds since 1970.
         """
         order = _in_order(event_at, place, created_at)
         if order is not None:
@@ -103,13 +105,14 @@ class Sweep:
     def seen(self, ttl: int) -> Integers:
         """The place of the row that each prediction sees, as they were given; NONE if none.
 
-        Rows older than `ttl` microseconds are not seen; 0 is unlimited. Call it when all history
-        was read.
+        Rows older than `ttl` microseconds are not seen; 0 is unlimited. Call it once, when all
+        history was read.
         """
         left = slice(self._answered, None)
         whose = self._entity[left]
         self._place[left], self._event_at[left] = self._newest[whose], self._newest_at[whose]
-        if ttl:  # modulo 2**64, which no age can reach
+        if ttl:
+            # without a sign, since an age may need all 64 bits
             age = self._asked_at.astype(np.uint64) - self._event_at.astype(np.uint64)
             self._place[age > min(ttl, 2**64 - 1)] = NONE
         place = np.empty_like(self._place)
@@ -142,11 +145,14 @@ def _in_order(
     return order
 
 
-def pieces(groups: Iterable[RowGroup], since: int, last: int, skips: bool) -> list[int] | None:
+def pieces(
+    groups: Iterable[RowGroup], since: int, last: int, *, skips: bool, files: int = 1
+) -> list[int] | None:
     """The ends (not included) of the pieces in which to read the rows from `since` to `last`.
 
-    A piece begins where a row group does and has about `PIECE` rows. `skips` says whether row
-    groups that lie outside a piece are left out when it is read. None where a sweep is not worth
+    A piece begins where a row group does and has about `PIECE` rows, more where there are many
+    files. `skips` says whether row groups that lie outside a piece are left out when it is read.
+    None where a sweep is not worth
     while: the row groups are not in order of time, so that most would be read several times, or
     they are too large.
     """
@@ -165,9 +171,9 @@ def pieces(groups: Iterable[RowGroup], since: int, last: int, skips: bool) -> li
     if not skips or len(dated) < len(needed):
         return None
     firsts, lasts, rows = np.array(dated, np.int64).reshape(-1, 3).T
-    ends, size = list[int](), 0
+    ends, size, enough = list[int](), 0, max(PIECE, ROWS_OF_A_FILE * files)
     for first, more in zip(firsts.tolist(), rows.tolist(), strict=True):
-        if size and size + more > PIECE and first > max([since, *ends[-1:]]):
+        if size and size + more > enough and first > max([since, *ends[-1:]]):
             ends.append(first)
             size = 0
         size += more

@@ -56,6 +56,8 @@ class Store:
         self.registry = FeatureStore(config=self.config).registry
         self.store = get_offline_store_from_config(self.config.offline_store)
         self.views = 0
+        self.files = 1
+        """Into how many files a table is cut."""
 
     def view(
         self,
@@ -74,7 +76,14 @@ class Store:
         kinds = {"at": UTC_US, "made": UTC_US, **(types or {})}
         table = pa.table({n: pa.array(list(c), kinds.get(n)) for n, c in columns.items()})
         path = self.root / f"{self.views}.parquet"
-        pq.write_table(table, path, row_group_size=3)  # so that some are skipped
+        if self.files > 1:
+            path = path.with_suffix("")
+            path.mkdir()
+        rows = -(-len(table) // self.files)
+        for number in range(self.files):
+            file = path / f"{number}.parquet" if self.files > 1 else path
+            part = table.slice(number * rows, rows)
+            pq.write_table(part, file, row_group_size=3)  # so that some are skipped
         times = {"at", "made"}
         return FeatureView(
             name=name or f"view_{self.views}",

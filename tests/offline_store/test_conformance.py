@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from conformance import (
@@ -27,7 +28,7 @@ from hindcast import asof, sweep
 
 HINDCAST = "hindcast.offline_store.DuckDBOfflineStore"
 CASES = int(os.environ.get("HINDCAST_CASES", "2000"))
-IN_PIECES = {"PIECE": 2, "REREAD": math.inf, "AT_ONCE": 2}
+IN_PIECES = {"PIECE": 2, "ROWS_OF_A_FILE": 0, "REREAD": math.inf, "AT_ONCE": 2}
 NO_SWEEP = {"PIECE": -1, "LARGEST": -1}
 PLANS = {
     "sweep": ({}, {}),
@@ -43,8 +44,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(params=PLANS)
-def plan(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Every join by one plan, whatever its size."""
+def plan(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, store: Store) -> str:
+    """Every join by one plan, whatever its size; pieces are cut from several files."""
+    monkeypatch.setattr(store, "files", 3 if request.param == "sweep in pieces" else 1)
     for module, settings_ in zip((asof, sweep), PLANS[request.param], strict=True):
         for name, value in settings_.items():
             monkeypatch.setattr(module, name, value)
@@ -81,6 +83,23 @@ def test_each_plan_is_the_one_that_runs(store: Store, plan: str) -> None:
     assert ("view_once: Hindcast sweeps" in sql) == plan.startswith("sweep")
     if not plan.startswith("sweep"):
         assert ("asof join" in sql) == (plan == "merge")
+
+
+def test_history_is_swept_in_the_pieces_that_it_is_cut_into(
+    store: Store, plan: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = [NOON + i * TICK for i in range(9)]
+    view = store.view({"k": ["a"] * 9, "at": times, "v": range(9)})
+    pieces = list[int]()
+    read = sweep.Sweep.read
+
+    def noted(self: sweep.Sweep, until: int, *args: Any, **columns: Any) -> None:
+        pieces.append(len(columns["place"]))
+        read(self, until, *args, **columns)
+
+    monkeypatch.setattr(sweep.Sweep, "read", noted)
+    assert store.join(spine(times), view)["v"].tolist() == list(range(9))
+    assert pieces == {"sweep": [9], "sweep in pieces": [3, 3, 3]}.get(plan, [])
 
 
 @pytest.mark.parametrize(

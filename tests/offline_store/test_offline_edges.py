@@ -134,6 +134,37 @@ def test_a_partition_above_a_partitioned_source_is_refused_where_it_would_hide_a
         store.join(spine([NOON]), over(tmp_path / above / pattern))
 
 
+@pytest.mark.parametrize("kind", ["hive", "Delta"])
+def test_a_join_key_may_be_a_partition(store: Store, tmp_path: Path, kind: str) -> None:
+    """DuckDB leaves out the partitions that nobody asks for, and counts the files that are left."""
+    rows = table(["a", "a", "b", "b", "c", "c"], [NOON, NOON + HOUR] * 3, range(6))
+    if kind == "Delta":
+        write_deltalake(str(tmp_path / "t"), rows, partition_by=["k"])
+    else:
+        for number, key in enumerate("abc"):
+            part = rows.slice(2 * number, 2).drop_columns("k")
+            write(tmp_path / "t" / f"k={key}" / "rows.parquet", part)
+    view = over(tmp_path / "t", file_format=DeltaFormat() if kind == "Delta" else None)
+    result = store.join(spine([NOON, NOON + HOUR], ["c", "c"]), view)
+    assert cells(result["v"]) == [4, 5]
+
+
+def test_the_event_time_may_be_a_partition(store: Store, tmp_path: Path) -> None:
+    for day in (1, 2, 3):
+        part = pa.table({"k": ["a", "b"], "v": [day * 10, day * 10 + 1]})
+        write(tmp_path / "t" / f"at=2013-07-0{day}" / "rows.parquet", part)
+    view = over(tmp_path / "t")
+    view.ttl = 24 * HOUR
+    assert cells(store.join(spine([NOON + 48 * HOUR], ["b"]), view)["v"]) == [31]
+
+
+def test_the_last_moment_there_is_can_be_asked_for(store: Store) -> None:
+    last = pa.array([2**63 - 2], pa.timestamp("us", "UTC"))
+    frame = pa.table({"k": ["a"], "event_timestamp": last})
+    view = store.view({"k": ["a"], "at": [NOON], "v": [5]})
+    assert store.job(frame, [view]).to_arrow()["v"].to_pylist() == [5]
+
+
 def test_hidden_files_of_a_directory_are_not_data(store: Store, tmp_path: Path) -> None:
     write(tmp_path / "x.parquet", table(["a"], [NOON], [1]))
     write(tmp_path / ".unfinished.parquet", table(["a"], [NOON], [2]))

@@ -266,7 +266,7 @@ def test_a_join_larger_than_its_memory_spills_and_changes_no_result(
             order by {order}
         """).to_arrow_table()
     view = lab.view("large", history, ["k"])
-    spine = history.take(range(0, count, rows_per_spine_row)).select(["k", "known_at"])
+    spine = history.take(list(range(0, count, rows_per_spine_row))).select(["k", "known_at"])
     spine = spine.rename_columns(["k", "event_timestamp"])
     limited = lab.configured(memory_limit="60MB", threads=1, temp_directory="spill")
     job = lab.join(spine, [view], config=limited)

@@ -93,6 +93,11 @@ def test_history_in_order_of_time_is_cut_into_pieces_of_about_a_million_rows() -
     assert pieces(days(6), -1000, 1000, skips=True) == [200, 400, 1001]
 
 
+def test_pieces_are_larger_where_each_opens_many_files() -> None:
+    assert pieces(days(6), -1000, 1000, skips=True, files=170) == [400, 1001]
+    assert pieces(days(12), -1000, 2000, skips=True, files=500) is None
+
+
 def test_row_groups_that_no_prediction_can_see_do_not_count() -> None:
     assert pieces(days(6), 250, 449, skips=True) == [400, 450]
     assert pieces(days(6), 5000, 6000, skips=True) == [6001]
