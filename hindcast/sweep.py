@@ -29,8 +29,9 @@ ROWS_OF_A_FILE = 10_000
 """Rows of a piece for each file, at least: a query opens them all."""
 LARGEST = 4_000_000
 """Rows of a piece, above which it takes too much memory."""
-REREAD = 1.5
-"""How often a row may be decoded, on average, because row groups reach across the cuts."""
+REREAD = 2
+"""How often a row may almost be decoded, on average: a row group is for each piece it reaches into,
+and large ones whose times touch reach into two."""
 
 
 class Sweep:
@@ -185,5 +186,5 @@ def pieces(
     np.add.at(decoded, begins, rows)
     np.add.at(decoded, stops + 1, -rows)
     decoded = np.cumsum(decoded)[:-1]
-    fits = decoded.max() <= LARGEST and decoded.sum() <= REREAD * rows.sum()
+    fits = decoded.max() <= LARGEST and decoded.sum() < REREAD * rows.sum()
     return ends if fits else None

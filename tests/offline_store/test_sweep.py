@@ -109,6 +109,11 @@ def test_history_that_would_be_read_again_and_again_is_not_swept() -> None:
     assert pieces(by_key, -1000, 1000, skips=True) is None
 
 
+def test_large_row_groups_may_touch() -> None:
+    touching = [RowGroup(1_000_000, day, day + 1) for day in range(9)]
+    assert pieces(touching, -1000, 1000, skips=True) == [*range(1, 9), 1001]
+
+
 def test_a_few_late_rows_in_each_row_group_do_no_harm() -> None:
     late = [RowGroup(400_000, group.first - 20, group.last) for group in days(6)]
     assert pieces(late, -1000, 1000, skips=True) == [180, 380, 1001]
