@@ -29,6 +29,8 @@ ROWS_OF_A_FILE = 10_000
 """Rows of a piece for each file, at least: a query opens them all."""
 LARGEST = 4_000_000
 """Rows of a piece, above which it takes too much memory."""
+OVERLAP = 0.25
+"""The share of rows that may lie in time that row groups before theirs reach into, about."""
 REREAD = 2
 """How often a row may almost be decoded, on average: a row group is for each piece it reaches into,
 and large ones whose times touch reach into two."""
@@ -172,6 +174,11 @@ def pieces(
     if not skips or len(dated) < len(needed):
         return None
     firsts, lasts, rows = np.array(dated, np.int64).reshape(-1, 3).T
+    reached = np.maximum.accumulate(np.append(firsts[:1], lasts[:-1]))
+    spans = np.maximum(lasts.astype(float) - firsts, 1)
+    shared = np.clip((reached.astype(float) - firsts) / spans, 0, 1)
+    if (shared * rows).sum() > OVERLAP * rows.sum():
+        return None
     ends, size, enough = list[int](), 0, max(PIECE, ROWS_OF_A_FILE * files)
     for first, more in zip(firsts.tolist(), rows.tolist(), strict=True):
         if size and size + more > enough and first > max([since, *ends[-1:]]):

@@ -642,7 +642,13 @@ def test_a_directory_with_a_file_a_day_is_swept_in_pieces(
         )
         for _ in range(300)
     ]
-    for name, value in (("PIECE", 100), ("LARGEST", 10**6), ("REREAD", 2.5), ("AT_ONCE", 16)):
+    for name, value in (
+        ("PIECE", 100),
+        ("LARGEST", 10**6),
+        ("OVERLAP", 0.8),
+        ("REREAD", 2.5),
+        ("AT_ONCE", 16),
+    ):
         monkeypatch.setattr(sweep, name, value)
     job = lab.join(rows(SPINE, *asked), [view])
     assert "departures: Hindcast sweeps" in job.to_sql()
