@@ -155,9 +155,8 @@ def pieces(
 
     A piece begins where a row group does and has about `PIECE` rows, more where there are many
     files. `skips` says whether row groups that lie outside a piece are left out when it is read.
-    None where a sweep is not worth
-    while: the row groups are not in order of time, so that most would be read several times, or
-    they are too large.
+    None where a sweep is not worth while: the row groups are not in order of time, so that most
+    would be read several times, or they are too large.
     """
     needed = [
         group
