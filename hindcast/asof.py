@@ -345,7 +345,8 @@ class PointInTimeJoin:
         found = Sweep(entity, asked_at, int(entity.max(initial=0)) + 1)
         since, _ = self._span(view)
         for end in self.swept[number]:
-            piece = connection.execute(self._piece(view, since, end)).to_arrow_table()
+            # a relation's threads write Arrow themselves, which costs a fifth less
+            piece = connection.sql(self._piece(view, since, end)).to_arrow_table()
             found.read(end, **{name: piece[name].to_numpy() for name in piece.column_names})
             since = end
             del piece  # before the next one is there
