@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hindcast import sweep
@@ -37,6 +37,7 @@ def histories(draw: st.DrawFn) -> list[Row]:
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, 2**15])
+@settings(deadline=None)
 @given(
     history=histories(),
     predictions=st.lists(st.tuples(entities, instants), max_size=12),
@@ -135,6 +136,7 @@ def test_a_small_history_is_swept_in_any_order() -> None:
     assert pieces(days(3), 0, 9, skips=False) is None
 
 
+@settings(deadline=None)
 @given(
     groups=st.lists(
         st.tuples(st.integers(1, 3_000_000), st.integers(-50, 50), st.integers(0, 30)).map(
