@@ -401,8 +401,10 @@ def table(results: dict[Cell, dict[str, Result]], methods: list[str]) -> list[li
                 continue
             text = f"{found.cpu:.2f} s, {found.megabytes:,.0f} MB"
             if method != OURS:
-                memory = found.megabytes / max(1.0, ours.megabytes)
-                text += f" ({found.cpu / ours.cpu:.1f}x, {memory:.1f}x)"
+                text += f" ({found.cpu / ours.cpu:.1f}x"
+                if ours.megabytes >= 1:  # less is nothing to compare with
+                    text += f", {found.megabytes / ours.megabytes:.1f}x"
+                text += ")"
                 wrong = not math.isclose(found.answer, ours.answer, rel_tol=1e-9)
                 text += " **other answer**" if wrong and method != "floor" else ""
             cells.append(text)

@@ -1,4 +1,4 @@
-"""The point-in-time join as SQL: which feature row each spine row sees, and the values in it.
+"""The point-in-time join: which feature row each spine row sees, and the values in it.
 
 A view is joined in two steps. The first finds which feature row each row of the spine sees; it
 reads keys and times only. The second reads the features of those rows. The first step has three
@@ -14,7 +14,7 @@ plans with equal answers:
 - *merge*: DuckDB's ASOF JOIN of keys and times alone. It sorts the history. Best where the
   spine is nearly as large, and where a few entities have nearly all of it.
 
-`docs/concepts/point-in-time.md` explains them. Not for running the SQL: see `offline_store`.
+`docs/concepts/point-in-time.md` explains them. Not for running the statements: see `offline_store`.
 """
 
 from __future__ import annotations
@@ -272,21 +272,22 @@ class PointInTimeJoin:
         """The join with its period and a plan for each view, by what the spine of a connection
         set up by `session` turns out to be. `only_sql`: without sweeps.
         """
-        p, swept, merged = self.prefix, dict[int, list[int]](), set()
+        swept, merged = dict[int, list[int]](), set()
         dated = self.dated(connection)
         for number, view in enumerate(self.views, 1):
-            times = f"{p}times_{self._key_set(view)}"
-            (rows,) = connection.execute(f"select count(*) from {times}").fetchone() or (0,)
             groups = view.source.row_groups(view.timestamp, connection)
             ends = None if only_sql else dated._pieces(view, groups)
             if ends is not None:
                 swept[number] = ends
-            elif (
-                sum(group.rows for group in groups) < HISTORY_PER_SPINE_ROW * rows
-                or self._crowd(view, connection) > CROWDED
-            ):
+            elif self._best_merged(view, sum(group.rows for group in groups), connection):
                 merged.add(number)
         return replace(dated, swept=swept, merged=frozenset(merged))
+
+    def _best_merged(self, view: View, history: int, connection: duckdb.DuckDBPyConnection) -> bool:
+        """Whether a merge costs less than slots, for so many rows of history."""
+        times = f"{self.prefix}times_{self._key_set(view)}"
+        (rows,) = connection.execute(f"select count(*) from {times}").fetchone() or (0,)
+        return history < HISTORY_PER_SPINE_ROW * rows or self._crowd(view, connection) > CROWDED
 
     def _pieces(self, view: View, groups: list[RowGroup]) -> list[int] | None:
         """Where a sweep of a view would cut its history; None if it cannot be swept.
@@ -364,14 +365,10 @@ class PointInTimeJoin:
         }
         if view.created:
             columns["created_at"] = f"coalesce({source.micros(view.created)}, {NEVER})"
-        match = [
-            f"{source.column(column)} = entity.{p}key_{place}"
-            for place, (_, column) in enumerate(view.keys, 1)
-        ]
         return select(
             [f"{sql} as {name}" for name, sql in columns.items()],
             f"{source.reader}\njoin {p}entities_{self._key_set(view)} as entity\n"
-            f"    on {' and '.join(match) or 'true'}",
+            f"    on {' and '.join(self._match(view)) or 'true'}",
             self._between(view, ">=", since) + self._between(view, "<=", end - 1),
         )
 
@@ -535,6 +532,13 @@ class PointInTimeJoin:
         since = self._between(view, ">=", first) if first > EARLIEST else []
         return [*self._between(view, "<=", last), *since]
 
+    def _match(self, view: View) -> list[str]:
+        """The conditions that a row of the source is of an entity."""
+        return [
+            f"{view.source.column(column)} = entity.{self.prefix}key_{place}"
+            for place, (_, column) in enumerate(view.keys, 1)
+        ]
+
     def _between(self, view: View, sign: str, bound: int) -> list[str]:
         """The condition that an event time lies on one side of an instant."""
         source = view.source
@@ -580,10 +584,7 @@ class PointInTimeJoin:
     def _found(self, number: int, view: View, ties: list[str], places: list[str]) -> str:
         """The feature rows of those entities and event times: more than one where they tie."""
         p, source = self.prefix, view.source
-        match = [
-            f"{source.column(column)} = entity.{p}key_{place}"
-            for place, (_, column) in enumerate(view.keys, 1)
-        ]
+        match = self._match(view)
         match.append(
             f"{source.moment(view.timestamp)} = {source.as_moment(view.timestamp, 'seen.event_at')}"
         )

@@ -34,8 +34,8 @@ DEFAULT_TIMESTAMP = "event_timestamp"
 TIMESTAMP = "TIMESTAMP"
 TIMESTAMP_NS = "TIMESTAMP_NS"
 TIMESTAMPTZ = "TIMESTAMP WITH TIME ZONE"
-ROWS_OF_A_FILE = 2**40
-"""More than any file has."""
+PLACES_OF_A_FILE = 2**40
+"""More than any file has rows."""
 AS_OF = "_as_of"
 """What `published_path()` of macros/as_of.sql puts behind the name of the published folder."""
 
@@ -253,12 +253,14 @@ class Source:
         DuckDB leaves out partitions by conditions on their columns, those of a join too, and
         counts the files that are left. What lies elsewhere may be others at the next query.
         """
-        own = {column.lower() for column in columns}
-        return any(
-            "://" in path
-            or any(part.partition("=")[0].lower() in own for part in path.split("/") if "=" in part)
+        partitions = {
+            urllib.parse.unquote(part.partition("=")[0]).lower()
             for path in self.paths
-        )
+            for part in path.split("/")
+            if "=" in part
+        }
+        elsewhere = any("://" in path for path in self.paths)
+        return elsewhere or not partitions.isdisjoint(column.lower() for column in columns)
 
     @property
     def place(self) -> str:
@@ -268,7 +270,7 @@ class Source:
         """
         if len(self.paths) == 1:
             return "source.file_row_number"
-        return f"(source.file_index::bigint * {ROWS_OF_A_FILE} + source.file_row_number)"
+        return f"(source.file_index::bigint * {PLACES_OF_A_FILE} + source.file_row_number)"
 
     def column(self, name: str) -> str:
         """SQL for a column."""

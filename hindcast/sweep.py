@@ -25,7 +25,7 @@ AT_ONCE = 2**15
 """Rows that are looked at together: few enough for the processor's cache."""
 PIECE = 1_000_000
 """Rows to read at once, about. A history of no more is swept in whatever order it is (measured)."""
-ROWS_OF_A_FILE = 10_000
+ROWS_PER_FILE = 10_000
 """Rows of a piece for each file, at least: a query opens them all."""
 LARGEST = 4_000_000
 """Rows of a piece, above which it takes too much memory."""
@@ -178,7 +178,7 @@ def pieces(
     shared = np.clip((reached.astype(float) - firsts) / spans, 0, 1)
     if (shared * rows).sum() > OVERLAP * rows.sum():
         return None
-    ends, size, enough = list[int](), 0, max(PIECE, ROWS_OF_A_FILE * files)
+    ends, size, enough = list[int](), 0, max(PIECE, ROWS_PER_FILE * files)
     for first, more in zip(firsts.tolist(), rows.tolist(), strict=True):
         if size and size + more > enough and first > max([since, *ends[-1:]]):
             ends.append(first)

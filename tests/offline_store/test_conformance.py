@@ -28,7 +28,7 @@ from hindcast import asof, sweep
 
 HINDCAST = "hindcast.offline_store.DuckDBOfflineStore"
 CASES = int(os.environ.get("HINDCAST_CASES", "2000"))
-IN_PIECES = {"PIECE": 2, "ROWS_OF_A_FILE": 0, "OVERLAP": 1, "REREAD": math.inf, "AT_ONCE": 2}
+IN_PIECES = {"PIECE": 2, "ROWS_PER_FILE": 0, "OVERLAP": 1, "REREAD": math.inf, "AT_ONCE": 2}
 NO_SWEEP = {"PIECE": -1, "LARGEST": -1}
 PLANS = {
     "sweep": ({}, {}),
