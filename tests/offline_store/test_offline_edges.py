@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -266,11 +266,8 @@ def test_rows_pushed_at_once_are_all_kept(store: Store) -> None:
         rows = table([number], [NOON], [number])
         DuckDBOfflineStore.offline_write_batch(store.config, view, rows, None)
 
-    threads = [threading.Thread(target=push, args=(number,)) for number in range(1, 21)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(push, range(1, 21)))
     assert sorted(pq.read_table(view.batch_source.path)["v"].to_pylist()) == list(range(21))
 
 

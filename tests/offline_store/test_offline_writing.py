@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -211,19 +212,25 @@ def test_a_published_snapshot_is_never_written_to(lab: Lab) -> None:
 
 def test_a_reader_sees_a_pushed_file_whole(pushed) -> None:
     lab, view, path = pushed
-    seen, done = set(), threading.Event()
+    done = threading.Event()
 
-    def read() -> None:
+    def read() -> set[int]:
+        seen = set()
         while not done.is_set():
-            seen.add(pq.read_table(path).num_rows)
+            with pq.ParquetFile(path) as file:  # opened once; `read_table` opens a path twice
+                seen.add(file.read().num_rows)
+        return seen
 
-    reader = threading.Thread(target=read)
-    reader.start()
-    for _ in range(20):
-        write(lab, view, rows(KEYED, *[("JFK", NOON, 2)] * 100))
-    done.set()
-    reader.join()
-    assert all(count % 100 == 1 for count in seen)
+    with ThreadPoolExecutor() as pool:
+        reader = pool.submit(read)
+        try:
+            for _ in range(20):
+                write(lab, view, rows(KEYED, *[("JFK", NOON, 2)] * 100))
+        finally:
+            done.set()
+        counts = reader.result()
+    assert counts
+    assert all(count % 100 == 1 for count in counts)
 
 
 # --- rows that are logged -----------------------------------------------------------------
