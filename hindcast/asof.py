@@ -4,9 +4,10 @@ A view is joined in two steps. The first finds which feature row each row of the
 reads keys and times only. The second reads the features of those rows. The first step has three
 plans with equal answers:
 
-- *sweep*: history is read once in order of time, piece by piece, while numpy keeps the newest row
-  of each entity (`hindcast.sweep`). Best wherever the files let it: where they are in order of
-  time, or small. The other two are SQL alone, and leave ties for the second step to decide.
+- *sweep*: history is read once, piece by piece, and numpy finds the rows (`hindcast.sweep`): in
+  order of time it keeps the newest row of each entity, in order of key each piece has all rows of
+  its entities. Best wherever the files let it: where they are in one of these orders, or small.
+  The other two are SQL alone, and leave ties for the second step to decide.
 - *slots*: the spine cuts each entity's time into slots, from one prediction to the next. A
   feature row falls in exactly one slot, only the newest row of a slot can be seen, and an empty
   slot sees what the slot before it sees. History is read once, hash-joined and never sorted.
@@ -19,21 +20,23 @@ plans with equal answers:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import zip_longest
 
 import duckdb
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
 from feast.repo_config import RepoConfig
 
 from hindcast.errors import RetrievalError
 from hindcast.sources import RowGroup, Session, Snapshot, Source, Spine, published_views
-from hindcast.sql import quote, select
-from hindcast.sweep import NEVER, NONE, Sweep, pieces
+from hindcast.sql import literal, quote, select
+from hindcast.sweep import NEVER, NONE, Sweep, SweepByKey, pieces, pieces_by_key
 
 INTEGERS = {
     f"{sign}{size}INT" for sign in ("", "U") for size in ("TINY", "SMALL", "BIG", "HUGE", "")
@@ -140,19 +143,31 @@ class View:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """Where the history of a view is cut into pieces, to be swept."""
+
+    ends: list[int]
+    """The time before which each piece ends, in microseconds since 1970."""
+    key: str | None = None
+    """The column of the join key in whose order history is, None if it is in order of time."""
+    keys: list[int] | list[str] = field(default_factory=list)
+    """The keys before which the pieces end, all but the last, where there is such a column."""
+
+
+@dataclass(frozen=True)
 class PointInTimeJoin:
     """The statements of one point-in-time join.
 
     `session` prepares temporary tables: the spine with a row number, and for each set of join
     keys its entities and its prediction times. `query` joins the views to them, in the spine's
-    order. `swept` has the numbers of the views (from 1) that are joined by sweep, with the ends of
-    the pieces to read; `merged` those that are joined by merge. The others are joined by slots.
+    order. `swept` has the numbers of the views (from 1) that are joined by sweep, with the pieces
+    to read; `merged` those that are joined by merge. The others are joined by slots.
     """
 
     spine: Spine
     views: list[View]
     filter_by_created_timestamp: bool
-    swept: dict[int, list[int]] = field(default_factory=dict)
+    swept: dict[int, Cut] = field(default_factory=dict)
     merged: frozenset[int] = field(default_factory=frozenset)
     period: tuple[int, int] | None = None
     """The first and the last time of the spine in microseconds since 1970, once it was read."""
@@ -272,13 +287,13 @@ class PointInTimeJoin:
         """The join with its period and a plan for each view, by what the spine of a connection
         set up by `session` turns out to be. `only_sql`: without sweeps.
         """
-        swept, merged = dict[int, list[int]](), set()
+        swept, merged = dict[int, Cut](), set()
         dated = self.dated(connection)
         for number, view in enumerate(self.views, 1):
-            groups = view.source.row_groups(view.timestamp, connection)
-            ends = None if only_sql else dated._pieces(view, groups)
-            if ends is not None:
-                swept[number] = ends
+            groups = view.source.times(view.timestamp, connection)
+            cut = None if only_sql else dated._cut(view, groups, connection)
+            if cut is not None:
+                swept[number] = cut
             elif self._best_merged(view, sum(group.rows for group in groups), connection):
                 merged.add(number)
         return replace(dated, swept=swept, merged=frozenset(merged))
@@ -289,7 +304,9 @@ class PointInTimeJoin:
         (rows,) = connection.execute(f"select count(*) from {times}").fetchone() or (0,)
         return history < HISTORY_PER_SPINE_ROW * rows or self._crowd(view, connection) > CROWDED
 
-    def _pieces(self, view: View, groups: list[RowGroup]) -> list[int] | None:
+    def _cut(
+        self, view: View, groups: list[RowGroup[int]], connection: duckdb.DuckDBPyConnection
+    ) -> Cut | None:
         """Where a sweep of a view would cut its history; None if it cannot be swept.
 
         With `filter_by_created_timestamp` it cannot: in order of event time, rows are in no order
@@ -299,8 +316,20 @@ class PointInTimeJoin:
         source, columns = view.source, [view.timestamp, *(column for _, column in view.keys)]
         if self.period is None or self._cuts_off(view) or source.may_leave_out_files(columns):
             return None
+        since, last = self._span(view)
+        files = len(source.paths)
         skips = source.skips_by(view.timestamp)
-        return pieces(groups, *self._span(view), skips=skips, files=len(source.paths))
+        if ends := pieces(groups, since, last, skips=skips, files=files):
+            return Cut(ends)
+        for _, column in view.keys:
+            keys: list[int] | list[str] | None = None
+            if source.columns[column] in INTEGERS:
+                keys = pieces_by_key(source.integers(column, connection), files=files)
+            elif source.columns[column] == "VARCHAR":
+                keys = pieces_by_key(source.strings(column, connection), files=files)
+            if keys is not None:
+                return Cut([last + 1] * (len(keys) + 1), column, keys)
+        return None
 
     def _span(self, view: View) -> tuple[int, int]:
         """The first and the last event time that some prediction may see."""
@@ -343,34 +372,78 @@ class PointInTimeJoin:
             f"select {p}row, {p}entity, asked_at from {p}times_{self._key_set(view)}"
         ).to_arrow_table()
         row, entity, asked_at = (column.to_numpy() for column in asked.columns)
-        found = Sweep(entity, asked_at, int(entity.max(initial=0)) + 1)
-        since, _ = self._span(view)
-        for end in self.swept[number]:
+        known = (entity, asked_at, int(entity.max(initial=0)) + 1, micros(view.ttl))
+        found: Sweep | SweepByKey | None = None
+        for end, needed in self._pieces(view, self.swept[number]):
             # a relation's threads write Arrow themselves, which costs a fifth less
-            piece = connection.sql(self._piece(view, since, end)).to_arrow_table()
-            found.read(end, **{name: piece[name].to_numpy() for name in piece.column_names})
-            since = end
-            del piece  # before the next one is there
+            piece = connection.sql(self._piece(view, needed)).to_arrow_table()
+            history = {name: piece[name].to_numpy() for name in piece.column_names}
+            if view.created:
+                history["created_at"] = partial(self._created_at, view, needed, connection)
+            if found is None:
+                in_time = self.swept[number].key is None
+                found = Sweep(*known) if in_time else SweepByKey(*known)
+            if isinstance(found, Sweep):
+                found.read(end, **history)
+            else:
+                found.read(**history)
+            del piece, history  # before the next one is there
+        assert found is not None
         whole = np.full(rows, NONE, np.int64)
-        whole[row - 1] = found.seen(micros(view.ttl))
+        whole[row - 1] = found.seen()
         return pa.array(whole, mask=whole == NONE)
 
-    def _piece(self, view: View, since: int, end: int) -> str:
-        """SQL for entities, times and places of the feature rows from `since` to before `end`."""
+    def _pieces(self, view: View, cut: Cut) -> Iterator[tuple[int, list[str]]]:
+        """The end in time of each piece of history, and the conditions that its rows meet."""
+        since, _ = self._span(view)
+        before: list[str] = []
+        for end, key in zip_longest(cut.ends, cut.keys):
+            needed = self._between(view, ">=", since) + self._between(view, "<=", end - 1)
+            if cut.key is None:
+                since = end
+            else:
+                column = view.source.column(cut.key)
+                value = literal(key) if isinstance(key, str) else key
+                needed += before + [f"{column} < {value}"] * (key is not None)
+                before = [f"{column} >= {value}"]
+            yield end, needed
+
+    def _piece(self, view: View, needed: list[str]) -> str:
+        """SQL for entities, times and places of the feature rows that meet conditions."""
         p, source = self.prefix, view.source
         columns = {
             "entity": f"entity.{p}entity",
             "event_at": source.micros(view.timestamp),
             "place": source.place,
         }
-        if view.created:
-            columns["created_at"] = f"coalesce({source.micros(view.created)}, {NEVER})"
         return select(
             [f"{sql} as {name}" for name, sql in columns.items()],
             f"{source.reader}\njoin {p}entities_{self._key_set(view)} as entity\n"
             f"    on {' and '.join(self._match(view)) or 'true'}",
-            self._between(view, ">=", since) + self._between(view, "<=", end - 1),
+            needed,
         )
+
+    def _created_at(
+        self,
+        view: View,
+        needed: list[str],
+        connection: duckdb.DuckDBPyConnection,
+        places: npt.NDArray[np.int64],
+    ) -> npt.NDArray[np.int64]:
+        """The created times of the rows at some places, all of which meet conditions."""
+        assert view.created
+        p, source = self.prefix, view.source
+        connection.register(f"{p}tied", pa.table({"place": places}))
+        created_at = select(
+            ["tied.place", f"coalesce({source.micros(view.created)}, {NEVER}) as created_at"],
+            f"{source.reader}\njoin {p}tied as tied on tied.place = {source.place}",
+            needed,
+            "order by tied.place",
+        )
+        found = connection.sql(created_at).to_arrow_table()
+        connection.unregister(f"{p}tied")
+        in_order: npt.NDArray[np.int64] = found["created_at"].to_numpy()
+        return in_order[np.searchsorted(found["place"].to_numpy(), places)]
 
     # --- the query ------------------------------------------------------------------------
 

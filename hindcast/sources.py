@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import duckdb
 import pandas as pd
@@ -143,13 +143,16 @@ class Snapshot:
         return {file.stem: file for file in sorted((self.path or self.link).glob("*.parquet"))}
 
 
-class RowGroup(NamedTuple):
-    """A row group of a Parquet file, with the first and last time in it (microseconds since
-    1970), None where the footer does not say."""
+Key = TypeVar("Key", int, str)
+
+
+class RowGroup(NamedTuple, Generic[Key]):
+    """A row group of a Parquet file, with the first and last value of a column (a time is in
+    microseconds since 1970), None where the footer does not say."""
 
     rows: int
-    first: int | None
-    last: int | None
+    first: Key | None
+    last: Key | None
 
 
 @dataclass(frozen=True)
@@ -228,12 +231,26 @@ class Source:
                 )
         return cls(source.name, reader, columns, files, tuple(paths))
 
-    def row_groups(self, column: str, connection: duckdb.DuckDBPyConnection) -> list[RowGroup]:
+    def times(self, column: str, connection: duckdb.DuckDBPyConnection) -> list[RowGroup[int]]:
         """The row groups of the files and the times of a column in each, by the files' footers."""
+        return self._row_groups(column, "epoch_us(try_cast({} as timestamptz))", connection)
+
+    def integers(self, column: str, connection: duckdb.DuckDBPyConnection) -> list[RowGroup[int]]:
+        """Likewise the values of a column of integers."""
+        return self._row_groups(column, "try_cast({} as hugeint)", connection)
+
+    def strings(self, column: str, connection: duckdb.DuckDBPyConnection) -> list[RowGroup[str]]:
+        """Likewise the values of a column of strings, or what lies before and behind them."""
+        return self._row_groups(column, "{}", connection)
+
+    def _row_groups(
+        self, column: str, value: str, connection: duckdb.DuckDBPyConnection
+    ) -> list[RowGroup[Any]]:
+        mine = f"filter (path_in_schema = {literal(column)})"
         ends = [
-            f"epoch_us(try_cast(coalesce(any_value(stats_{end}_value) {mine}, "
-            f"any_value(stats_{end}) {mine}) as timestamptz))"
-            for mine in [f"filter (path_in_schema = {literal(column)})"]
+            value.format(
+                f"coalesce(any_value(stats_{end}_value) {mine}, any_value(stats_{end}) {mine})"
+            )
             for end in ("min", "max")
         ]
         groups = select(

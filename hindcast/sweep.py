@@ -8,21 +8,31 @@ while; the pieces are read in `asof`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from heapq import heapify, heappop, heappush
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from hindcast.sources import RowGroup
+from hindcast.sources import Key, RowGroup
 
 Integers = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.int32]
+CreatedAt = Callable[[Integers], Integers]
+"""Gives the created times of the rows at some places, in microseconds since 1970, or `NEVER`."""
+Rows = slice | npt.NDArray[np.intp]
 
 NONE = -1
 """The place of the row that a prediction sees, where it sees none."""
 NEVER = -(2**63)
 """The event time where there is no row, and the created time of a row without."""
+ROW = 0xFFFF_FFFF
+"""The bits of the row where an entity and a row are in one integer."""
 AT_ONCE = 2**15
 """Rows that are looked at together: few enough for the processor's cache."""
+BLOCKS = 100
+"""Blocks of rows in order, above which they are sorted."""
 PIECE = 1_000_000
 """Rows to read at once, about. A history of no more is swept in whatever order it is (measured)."""
 ROWS_PER_FILE = 10_000
@@ -37,119 +47,297 @@ and large ones whose times touch reach into two."""
 
 
 class Sweep:
-    """One pass through the history of a feature view.
+    """One pass through the history of a feature view, in order of time.
 
     `entity` and `asked_at` are the predictions: the number of the entity, from 0 to below
-    `entities`, and the time in microseconds since 1970. Both have shape (predictions,).
+    `entities`, and the time in microseconds since 1970. Both have shape (predictions,). Rows older
+    than `ttl` microseconds are not seen; 0 is unlimited.
     """
 
-    def __init__(self, entity: npt.NDArray[np.int32], asked_at: Integers, entities: int) -> None:
+    def __init__(self, entity: Numbers, asked_at: Integers, entities: int, ttl: int) -> None:
         """Put the predictions in order of time; nothing is seen yet."""
         self._order = np.argsort(asked_at)
         self._entity, self._asked_at = entity[self._order], asked_at[self._order]
         self._newest = np.full(entities, NONE, np.int64)
-        self._newest_at = np.full(entities, NEVER, np.int64)
         self._asked_here = np.zeros(entities, np.bool_)
         self._place = np.empty(len(entity), np.int64)
-        self._event_at = np.empty(len(entity), np.int64)
-        self._answered = 0
+        self._answered, self._ttl = 0, ttl
+        if ttl:  # else nobody asks how old a row is
+            self._newest_at = np.full(entities, NEVER, np.int64)
+            self._event_at = np.empty(len(entity), np.int64)
 
     def read(
         self,
         until: int,
-        entity: npt.NDArray[np.int32],
+        entity: Numbers,
         event_at: Integers,
         place: Integers,
-        created_at: Integers | None = None,
+        created_at: CreatedAt | None = None,
     ) -> None:
         """Take in the feature rows from the last `until` on that are older than this one.
 
-        They may be in any order, but all must be there. Of rows with equal event time the one
-        with the latest `created_at` counts, then that with the greatest `place`: places are unique
-        and not negative. All arrays have shape (rows,), times are microseconds since 1970.
+        They may be in any order, but all must be there. Of an entity's rows with equal event time
+        the one with the latest created time counts, then that with the greatest `place`: places
+        are unique and not negative. `created_at` is only called if there are such rows. All arrays
+        have shape (rows,), times are microseconds since 1970.
         """
-        order = _in_order(event_at, place, created_at)
-        if order is not None:
-            entity, event_at, place = entity[order], event_at[order], place[order]
-        for start in range(0, len(entity), AT_ONCE):
-            rows, stop = slice(start, start + AT_ONCE), start + AT_ONCE
-            before = event_at[stop] if stop < len(entity) else until
+        steps = _steps(entity, event_at, place, created_at)
+        for number, rows in enumerate(steps, 1):
+            whose, at = entity[rows], event_at[rows]
+            before = event_at[steps[number]][0] if number < len(steps) else until
             end = int(np.searchsorted(self._asked_at, before))
             if end > self._answered:
-                self._answer(end, entity[rows], event_at[rows], place[rows])
-            whose = entity[rows].astype(np.intp)
+                self._answer(end, whose, at, place[rows])
+            whose = whose.astype(np.intp)
             self._newest[whose] = place[rows]  # of an entity's rows the last one stays
-            self._newest_at[whose] = event_at[rows]
+            if self._ttl:
+                self._newest_at[whose] = at
 
-    def _answer(
-        self, end: int, entity: npt.NDArray[np.int32], event_at: Integers, place: Integers
-    ) -> None:
+    def _answer(self, end: int, entity: Numbers, event_at: Integers, place: Integers) -> None:
         """Answer the predictions up to number `end` from rows in order of time."""
         asked = slice(self._answered, end)
         whose = self._entity[asked]
-        self._place[asked], self._event_at[asked] = self._newest[whose], self._newest_at[whose]
+        self._remember(asked)
         self._asked_here[whose] = True
         rows = np.flatnonzero(self._asked_here[entity])
         self._asked_here[whose] = False
         # entity and row in one integer: sorted, the last one below a prediction's is what it sees
-        known = (entity[rows].astype(np.int64) << 32) | rows
-        known.sort()
+        known = _by_entity(entity[rows], rows)
         wanted = whose.astype(np.int64) << 32
         wanted |= np.searchsorted(event_at, self._asked_at[asked], side="right")
         below = np.searchsorted(known, wanted) - 1
         if len(known):
             seen = known[below]
             own = np.flatnonzero((below >= 0) & (seen >> 32 == whose))
-            row = seen[own] & 0xFFFF_FFFF
+            row = seen[own] & ROW
             self._place[self._answered + own] = place[row]
-            self._event_at[self._answered + own] = event_at[row]
+            if self._ttl:
+                self._event_at[self._answered + own] = event_at[row]
         self._answered = end
 
-    def seen(self, ttl: int) -> Integers:
+    def _remember(self, asked: slice) -> None:
+        """Answer predictions by the newest rows so far."""
+        whose = self._entity[asked]
+        self._place[asked] = self._newest[whose]
+        if self._ttl:
+            self._event_at[asked] = self._newest_at[whose]
+
+    def seen(self) -> Integers:
         """The place of the row that each prediction sees, as they were given; NONE if none.
 
-        Rows older than `ttl` microseconds are not seen; 0 is unlimited. Call it once, when all
-        history was read.
+        Call it once, when all history was read.
         """
-        left = slice(self._answered, None)
-        whose = self._entity[left]
-        self._place[left], self._event_at[left] = self._newest[whose], self._newest_at[whose]
-        if ttl:
-            # without a sign, since an age may need all 64 bits
-            age = self._asked_at.astype(np.uint64) - self._event_at.astype(np.uint64)
-            self._place[age > min(ttl, 2**64 - 1)] = NONE
+        self._remember(slice(self._answered, None))
+        if self._ttl:
+            _forget(self._place, self._asked_at, self._event_at, self._ttl)
         place = np.empty_like(self._place)
         place[self._order] = self._place
         return place
 
 
-def _in_order(
-    event_at: Integers, place: Integers, created_at: Integers | None
+class SweepByKey:
+    """One pass through the history of a feature view, in order of entities.
+
+    The arguments are those of `Sweep`.
+    """
+
+    def __init__(self, entity: Numbers, asked_at: Integers, entities: int, ttl: int) -> None:
+        """Put the predictions in order of entity; nothing is seen yet."""
+        self._order = np.argsort(entity)
+        self._asked_at = asked_at[self._order]
+        self._first = np.append(0, np.cumsum(np.bincount(entity, minlength=entities)))
+        self._place = np.full(len(entity), NONE, np.int64)
+        self._event_at = np.full(len(entity), NEVER, np.int64)
+        self._ttl = ttl
+
+    def read(
+        self,
+        entity: Numbers,
+        event_at: Integers,
+        place: Integers,
+        created_at: CreatedAt | None = None,
+    ) -> None:
+        """Take in all feature rows of some entities; otherwise as `Sweep.read`."""
+        if not len(entity):
+            return
+        parts: list[Rows] = [*_blocks(place)] or [np.argsort(place)]
+        if len(parts) > 1 or not isinstance(parts[0], slice):
+            entity, event_at, place = (
+                np.concatenate([column[rows] for rows in parts])
+                for column in (entity, event_at, place)
+            )
+        order = _order_by_key(entity, event_at, place, created_at)
+        if order is not None:
+            entity, event_at, place = entity[order], event_at[order], place[order]
+        starts = np.flatnonzero(np.append(True, entity[1:] != entity[:-1]))
+        first, stop = self._first[entity[starts]], self._first[entity[starts] + 1]
+        asked = _ranges(first, stop)
+        before = np.repeat(starts - 1, stop - first)
+        last = np.repeat(np.append(starts[1:], len(entity)) - 1, stop - first)
+        asked_at, at = self._asked_at[asked], before
+        step = 1 << int((last - before).max(initial=0)).bit_length()
+        while step := step >> 1:  # a binary search for each, all at once
+            further = np.minimum(at + step, last)
+            at = np.where(event_at[further] <= asked_at, further, at)
+        own = at > before
+        self._place[asked[own]] = place[at[own]]
+        self._event_at[asked[own]] = event_at[at[own]]
+
+    def seen(self) -> Integers:
+        """The place of the row that each prediction sees, as they were given; NONE if none.
+
+        Call it once, when all history was read.
+        """
+        if self._ttl:
+            _forget(self._place, self._asked_at, self._event_at, self._ttl)
+        place = np.empty_like(self._place)
+        place[self._order] = self._place
+        return place
+
+
+def _forget(place: Integers, asked_at: Integers, event_at: Integers, ttl: int) -> None:
+    """Take away the places of rows that are older than `ttl`."""
+    # without a sign, since an age may need all 64 bits
+    age = asked_at.astype(np.uint64) - event_at.astype(np.uint64)
+    place[age > min(ttl, 2**64 - 1)] = NONE
+
+
+def _by_entity(entity: Numbers, row: npt.NDArray[np.intp]) -> Integers:
+    """Entity and row in one integer, sorted."""
+    both: Integers = (entity.astype(np.int64) << 32) | row
+    both.sort()
+    return both
+
+
+def _ranges(first: npt.NDArray[np.intp], stop: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    """The numbers from each `first` to before its `stop`, one range after the other."""
+    sizes = stop - first
+    return np.repeat(first - (np.cumsum(sizes) - sizes), sizes) + np.arange(sizes.sum())
+
+
+# --- order --------------------------------------------------------------------------------
+
+
+def _steps(
+    entity: Numbers, event_at: Integers, place: Integers, created_at: CreatedAt | None
+) -> list[Rows]:
+    """The rows to look at together, in order of event time, then created time, then place."""
+    blocks = _blocks(place)
+    # with created times, rows that tie must lie side by side
+    order = (
+        None if _in_time(event_at, blocks, created_at is None) else np.lexsort((place, event_at))
+    )
+    if created_at is not None:
+        tied = _tied(entity, event_at, order)
+        if len(tied) and order is None:
+            order = np.lexsort((place, event_at))
+            tied = _tied(entity, event_at, order)
+        if len(tied) and order is not None:
+            _settle(order, tied, event_at[order[tied]], place, created_at)
+    if order is not None:
+        return [order[start : start + AT_ONCE] for start in range(0, len(order), AT_ONCE)]
+    return [
+        slice(start, min(start + AT_ONCE, block.stop))
+        for block in blocks
+        for start in range(block.start, block.stop, AT_ONCE)
+    ]
+
+
+def _blocks(place: Integers) -> list[slice]:
+    """The blocks of rows that only need to change places to be in order of it.
+
+    DuckDB's threads each hand over some row groups of a file, in order. None at all if the rows
+    are in no such order.
+    """
+    ends = np.flatnonzero(place[1:] < place[:-1]) + 1
+    if len(ends) > BLOCKS or not len(place):
+        return []
+    runs = [(int(place[start]), start, stop) for start, stop in pairwise([0, *ends, len(place)])]
+    heapify(runs)
+    blocks = list[slice]()
+    while runs and len(blocks) <= BLOCKS:
+        _, start, stop = heappop(runs)
+        end = stop
+        if runs:  # as far as the next block begins
+            end = start + int(np.searchsorted(place[start:stop], runs[0][0]))
+        blocks.append(slice(start, end))
+        if end < stop:
+            heappush(runs, (int(place[end]), end, stop))
+    return [] if runs else blocks
+
+
+def _in_time(event_at: Integers, blocks: list[slice], ties: bool) -> bool:
+    """Whether there are blocks and these are in order of time; `ties`: or of the same."""
+    ends = np.flatnonzero(event_at[1:] < event_at[:-1]) + 1
+    return (
+        bool(blocks)
+        and bool(np.isin(ends, [block.stop for block in blocks]).all())
+        and all(
+            event_at[block.stop - 1] < event_at[following.start]
+            or (ties and event_at[block.stop - 1] == event_at[following.start])
+            for block, following in pairwise(blocks)
+        )
+    )
+
+
+def _tied(
+    entity: Numbers, event_at: Integers, order: npt.NDArray[np.intp] | None
+) -> npt.NDArray[np.intp]:
+    """Which rows in order of time have the entity and the event time of another one."""
+    at = event_at if order is None else event_at[order]
+    rows = _beside(at[1:] == at[:-1])
+    known = _by_entity(entity[rows if order is None else order[rows]], rows)
+    rows, whose = known & ROW, known >> 32
+    return np.sort(rows[_beside((whose[1:] == whose[:-1]) & (at[rows[1:]] == at[rows[:-1]]))])
+
+
+def _order_by_key(
+    entity: Numbers, event_at: Integers, place: Integers, created_at: CreatedAt | None
 ) -> npt.NDArray[np.intp] | None:
-    """The order of event time, then created time, then place; None if the rows are in it."""
-    order = None
-    if np.any(place[1:] < place[:-1]):
-        order = np.argsort(place, kind="stable")  # nearly sorted as a rule, which is quick
-        event_at = event_at[order]
-    if np.any(event_at[1:] < event_at[:-1]):
-        by_time = np.argsort(event_at, kind="stable")
-        order = by_time if order is None else order[by_time]
-        event_at = event_at[by_time]
-    if created_at is None:
-        return order
-    tied = event_at[1:] == event_at[:-1]
-    if tied.any():
-        created = created_at if order is None else created_at[order]
-        if np.any(created[1:][tied] < created[:-1][tied]):
-            rows = np.flatnonzero(np.append(tied, False) | np.append(False, tied))
-            moved = rows[np.lexsort((created[rows], event_at[rows]))]
-            order = np.arange(len(event_at)) if order is None else order
-            order[rows] = order[moved]
+    """The order in which each entity's rows are together, by event time, created time and place.
+
+    None if the rows are in it. They must be in order of place.
+    """
+    order, whose, at = None, entity, event_at
+    same = whose[1:] == whose[:-1]
+    starts = whose[np.flatnonzero(np.append(True, ~same))]
+    if np.any(same & (at[1:] < at[:-1])) or len(np.unique(starts)) < len(starts):
+        order = np.lexsort((event_at, entity))
+        whose, at = entity[order], event_at[order]
+        same = whose[1:] == whose[:-1]
+    if created_at is not None:
+        tied = _beside(same & (at[1:] == at[:-1]))
+        if len(tied):
+            order = np.arange(len(place)) if order is None else order
+            apart = np.cumsum(np.append(False, ~same | (at[1:] != at[:-1])))
+            _settle(order, tied, apart[tied], place, created_at)
     return order
 
 
+def _beside(same: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
+    """The rows that are the same as the one before or the one after them."""
+    if not same.any():
+        return np.empty(0, np.intp)
+    return np.flatnonzero(np.append(same, False) | np.append(False, same))
+
+
+def _settle(
+    order: npt.NDArray[np.intp],
+    tied: npt.NDArray[np.intp],
+    apart: Integers,
+    place: Integers,
+    created_at: CreatedAt,
+) -> None:
+    """Put the `tied` rows of an order in order of created time, where `apart` is the same."""
+    rows = order[tied]
+    order[tied] = rows[np.lexsort((created_at(place[rows]), apart))]
+
+
+# --- where to cut -------------------------------------------------------------------------
+
+
 def pieces(
-    groups: Iterable[RowGroup], since: int, last: int, *, skips: bool, files: int = 1
+    groups: Iterable[RowGroup[int]], since: int, last: int, *, skips: bool, files: int = 1
 ) -> list[int] | None:
     """The ends (not included) of the pieces in which to read the rows from `since` to `last`.
 
@@ -194,3 +382,17 @@ def pieces(
     decoded = np.cumsum(decoded)[:-1]
     fits = decoded.max() <= LARGEST and decoded.sum() < REREAD * rows.sum()
     return ends if fits else None
+
+
+def pieces_by_key(groups: Iterable[RowGroup[Key]], *, files: int = 1) -> list[Key] | None:
+    """The keys before which to cut, so that each piece has all rows of its keys.
+
+    As `pieces`, by the first and last key of each row group.
+    """
+    groups = list(groups)
+    ends = {end for group in groups for end in (group.first, group.last)}
+    keys: list[Key] = sorted(key for key in ends if key is not None)
+    number = {None: None} | {key: number for number, key in enumerate(keys)}
+    numbered = [RowGroup(rows, number[first], number[last]) for rows, first, last in groups]
+    cuts = pieces(numbered, 0, len(keys) - 1, skips=True, files=files)
+    return None if cuts is None else [keys[cut] for cut in cuts[:-1]]

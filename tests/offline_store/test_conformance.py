@@ -19,6 +19,7 @@ from conformance import (
     Declared,
     Row,
     Store,
+    cells,
     generated,
     spine,
 )
@@ -30,12 +31,15 @@ HINDCAST = "hindcast.offline_store.DuckDBOfflineStore"
 CASES = int(os.environ.get("HINDCAST_CASES", "2000"))
 IN_PIECES = {"PIECE": 2, "ROWS_PER_FILE": 0, "OVERLAP": 1, "REREAD": math.inf, "AT_ONCE": 2}
 NO_SWEEP = {"PIECE": -1, "LARGEST": -1}
+NOT_IN_TIME = {"pieces": lambda *_, **__: None}
 PLANS = {
     "sweep": ({}, {}),
     "sweep in pieces": ({}, IN_PIECES),
+    "sweep by key": (NOT_IN_TIME, IN_PIECES),
     "slots": ({"HISTORY_PER_SPINE_ROW": 0, "CROWDED": math.inf}, NO_SWEEP),
     "merge": ({"HISTORY_PER_SPINE_ROW": math.inf}, NO_SWEEP),
 }
+CUT = ("sweep in pieces", "sweep by key")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +50,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(params=PLANS)
 def plan(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, store: Store) -> str:
     """Every join by one plan, whatever its size; pieces are cut from several files."""
-    monkeypatch.setattr(store, "files", 3 if request.param == "sweep in pieces" else 1)
+    monkeypatch.setattr(store, "files", 3 if request.param in CUT else 1)
     for module, settings_ in zip((asof, sweep), PLANS[request.param], strict=True):
         for name, value in settings_.items():
             monkeypatch.setattr(module, name, value)
@@ -89,17 +93,24 @@ def test_history_is_swept_in_the_pieces_that_it_is_cut_into(
     store: Store, plan: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = [NOON + i * TICK for i in range(9)]
-    view = store.view({"k": ["a"] * 9, "at": times, "v": range(9)})
+    view = store.view({"k": [*"aabbbcccc"], "at": times, "v": range(9)})
     pieces = list[int]()
-    read = sweep.Sweep.read
+    read, read_by_key = sweep.Sweep.read, sweep.SweepByKey.read
 
-    def noted(self: sweep.Sweep, until: int, *args: Any, **columns: Any) -> None:
+    def noted(self: sweep.Sweep, *args: Any, **columns: Any) -> None:
         pieces.append(len(columns["place"]))
-        read(self, until, *args, **columns)
+        read(self, *args, **columns)
+
+    def noted_by_key(self: sweep.SweepByKey, **columns: Any) -> None:
+        pieces.append(len(columns["place"]))
+        read_by_key(self, **columns)
 
     monkeypatch.setattr(sweep.Sweep, "read", noted)
-    assert store.join(spine(times), view)["v"].tolist() == list(range(9))
-    assert pieces == {"sweep": [9], "sweep in pieces": [3, 3, 3]}.get(plan, [])
+    monkeypatch.setattr(sweep.SweepByKey, "read", noted_by_key)
+    answers = store.join(spine([times[4], times[8]] * 3, "aabbcc"), view)["v"]
+    assert cells(answers) == [1, 1, 4, 4, None, 8]
+    cut = {"sweep": [9], "sweep in pieces": [3, 3, 3], "sweep by key": [2, 3, 4]}
+    assert pieces == cut.get(plan, [])
 
 
 @pytest.mark.parametrize(

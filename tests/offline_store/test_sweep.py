@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from hindcast import sweep
 from hindcast.sources import RowGroup
-from hindcast.sweep import NONE, Sweep, pieces
+from hindcast.sweep import NONE, CreatedAt, Integers, Sweep, SweepByKey, pieces, pieces_by_key
 
 ENTITIES = 3
 entities = st.integers(0, ENTITIES - 1)
@@ -36,48 +38,135 @@ def histories(draw: st.DrawFn) -> list[Row]:
     return [(*row, place) for row, place in zip(rows, places, strict=True)]
 
 
+def created_times(history: list[Row]) -> CreatedAt:
+    """The created time of a row, by its place."""
+    created = {place: created_at for _, _, created_at, place in history}
+    return lambda places: np.array([created[place] for place in places.tolist()])
+
+
+def read(
+    found: Sweep | SweepByKey, rows: list[Row], created_at: CreatedAt | None, end: int
+) -> None:
+    entity, event_at, _, place = np.array(rows, np.int64).reshape(-1, 4).T
+    piece = (entity.astype(np.int32), event_at, place, created_at)
+    if isinstance(found, Sweep):
+        found.read(end, *piece)
+    else:
+        found.read(*piece)
+
+
+def swept_in_time(
+    found: Sweep, history: list[Row], cuts: list[int], created_at: CreatedAt | None
+) -> None:
+    """Piece after piece, cut at instants."""
+    since = -100
+    for end in [*sorted(cuts), 100]:
+        read(found, [row for row in history if since <= row[1] < end], created_at, end)
+        since = end
+
+
+def swept_by_key(
+    found: SweepByKey, history: list[Row], cuts: list[int], created_at: CreatedAt | None
+) -> None:
+    """A piece for each group of entities."""
+    groups = {entity: cuts[entity] if entity < len(cuts) else 0 for entity in range(ENTITIES)}
+    for group in set(groups.values()):
+        read(found, [row for row in history if groups[row[0]] == group], created_at, 100)
+
+
 @pytest.mark.parametrize("at_once", [1, 2, 3, 2**15])
+@pytest.mark.parametrize("blocks", [0, 1, 100])
+@pytest.mark.parametrize("kind", [Sweep, SweepByKey])
 @settings(deadline=None)
 @given(
     history=histories(),
     predictions=st.lists(st.tuples(entities, instants), max_size=12),
-    ends=st.lists(instants, max_size=4, unique=True).map(sorted),
+    cuts=st.lists(instants, max_size=4, unique=True),
     ttl=st.sampled_from([0, 1, 3, 10, 2**70]),
     has_created=st.booleans(),
 )
 def test_a_sweep_sees_what_looking_at_every_row_sees(
+    kind: type[Sweep | SweepByKey],
+    blocks: int,
     at_once: int,
     history: list[Row],
     predictions: list[tuple[int, int]],
-    ends: list[int],
+    cuts: list[int],
     ttl: int,
     has_created: bool,
 ) -> None:
     if not has_created:
         history = [(entity, at, 0, place) for entity, at, _, place in history]
     whose, asked_at = np.array(predictions, np.int64).reshape(-1, 2).T
+    created_at = created_times(history) if has_created else None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep, "AT_ONCE", at_once)
-        found = Sweep(whose.astype(np.int32), asked_at, ENTITIES)
-        since = -100
-        for end in [*ends, 100]:
-            piece = [row for row in history if since <= row[1] < end]
-            entity, event_at, created_at, place = np.array(piece, np.int64).reshape(-1, 4).T
-            created = created_at if has_created else None
-            found.read(end, entity.astype(np.int32), event_at, place, created)
-            since = end
+        patch.setattr(sweep, "BLOCKS", blocks)
+        found = kind(whose.astype(np.int32), asked_at, ENTITIES, ttl)
+        if isinstance(found, Sweep):
+            swept_in_time(found, history, cuts, created_at)
+        else:
+            swept_by_key(found, history, cuts, created_at)
     wanted = [oracle(history, *prediction, ttl) for prediction in predictions]
-    assert found.seen(ttl).tolist() == wanted
+    assert found.seen().tolist() == wanted
 
 
-def test_the_ends_of_time_are_no_age() -> None:
+@given(
+    groups=st.lists(
+        st.tuples(st.integers(1, 4), st.booleans(), st.integers(0, 2)), min_size=1, max_size=9
+    ),
+    chance=st.randoms(use_true_random=False),
+    has_created=st.booleans(),
+)
+@settings(deadline=None)
+def test_row_groups_that_threads_hand_over_in_turns_are_put_in_order(
+    groups: list[tuple[int, bool, int]], chance: random.Random, has_created: bool
+) -> None:
+    """A file in order of time; row groups come in order from each of two threads."""
+    threads: tuple[list[Row], list[Row]] = ([], [])
+    at = place = 0
+    for rows, thread, gap in groups:
+        for _ in range(rows):
+            row = (chance.randrange(ENTITIES), at, chance.randrange(2) * has_created, place)
+            threads[thread].append(row)
+            at, place = at + chance.randrange(2), place + 1
+        at, place = at + gap, place + gap
+    history = threads[0] + threads[1]
+    predictions = [(entity, asked) for entity in range(ENTITIES) for asked in range(-1, at + 2)]
+    whose, asked_at = np.array(predictions, np.int64).T
+    created_at = created_times(history) if has_created else None
+    for kind in (Sweep, SweepByKey):
+        found = kind(whose.astype(np.int32), asked_at, ENTITIES, 0)
+        read(found, history, created_at, 1000)
+        assert found.seen().tolist() == [oracle(history, *p, 0) for p in predictions]
+
+
+@pytest.mark.parametrize("kind", [Sweep, SweepByKey])
+def test_created_times_are_read_for_rows_that_tie_and_no_others(
+    kind: type[Sweep | SweepByKey],
+) -> None:
+    """Place 3 and 4 are of one entity and time; 1 and 2 of one time, 0 and 3 of one entity."""
+    history = [(0, 1, 0, 0), (0, 5, 0, 1), (1, 5, 0, 2), (0, 7, 9, 3), (0, 7, 8, 4), (1, 8, 0, 5)]
+    created, asked = created_times(history), list[int]()
+
+    def noted(places: Integers) -> Integers:
+        asked.extend(places.tolist())
+        return created(places)
+
+    found = kind(np.zeros(1, np.int32), np.array([7]), ENTITIES, 0)
+    read(found, history, noted, 100)
+    assert found.seen().tolist() == [3]
+    assert asked == [3, 4]
+
+
+@pytest.mark.parametrize("kind", [Sweep, SweepByKey])
+def test_the_ends_of_time_are_no_age(kind: type[Sweep | SweepByKey]) -> None:
     """The age of the oldest row for the latest prediction does not fit into 64 bits with a sign."""
     first, last = -9_223_372_022_400_000_000, 2**63 - 2
-    found = Sweep(np.zeros(1, np.int32), np.array([last]), 1)
-    found.read(last + 1, np.zeros(1, np.int32), np.array([first]), np.array([7]))
-    assert found.seen(ttl=0).tolist() == [7]
-    assert found.seen(ttl=last - first).tolist() == [7]
-    assert found.seen(ttl=last - first - 1).tolist() == [NONE]
+    for ttl, seen in [(0, 7), (last - first, 7), (last - first - 1, NONE)]:
+        found = kind(np.zeros(1, np.int32), np.array([last]), 1, ttl)
+        read(found, [(0, first, 0, 7)], None, last + 1)
+        assert found.seen().tolist() == [seen]
 
 
 # --- where to cut -------------------------------------------------------------------------
@@ -134,6 +223,23 @@ def test_a_small_history_is_swept_in_any_order() -> None:
     assert pieces([RowGroup(1000, None, None)] * 5, 0, 9, skips=True) == [10]
     assert pieces(days(2), 0, 9, skips=False) == [10]
     assert pieces(days(3), 0, 9, skips=False) is None
+
+
+def test_history_in_order_of_key_is_cut_where_a_key_begins() -> None:
+    """All rows of a key are in one piece, though row groups end within its rows."""
+    ends = [("a", "c"), ("c", "c"), ("c", "f"), ("f", "k"), ("k", "m"), ("m", "z")]
+    groups = [RowGroup(400_000, *keys) for keys in ends]
+    assert pieces_by_key(groups) == ["c", "k"]
+    assert pieces_by_key(groups, files=170) == ["k"]
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [[("a", "z")] * 6, [*[("a", "b")] * 5, (None, None)]],
+    ids=["in no order of key", "keys unknown"],
+)
+def test_history_in_other_order_is_not_cut_by_key(ends: list[tuple[str, str]]) -> None:
+    assert pieces_by_key([RowGroup(400_000, *keys) for keys in ends]) is None
 
 
 @settings(deadline=None)
