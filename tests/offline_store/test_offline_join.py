@@ -607,6 +607,54 @@ def test_a_directory_of_files_is_read_as_one_table(lab: Lab) -> None:
         assert joined(lab, view, ("JFK", NOON)) == [2]
 
 
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [
+        (pa.string(), ["", "'", "''; --", "Z", "a b", 'a"b', "é", "ｱ", "𝄞"]),
+        (pa.int64(), [-(2**63), -(2**53) - 1, -1, 0, 1, 2**53, 2**53 + 1, 2**63 - 1]),
+    ],
+    ids=["strings", "integers"],
+)
+@pytest.mark.parametrize("created", ["", "created_at"], ids=["without", "with created time"])
+def test_files_in_order_of_key_are_swept_whatever_the_keys(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, kind: pa.DataType, keys: list, created: str
+) -> None:
+    """Two files; the second begins within the rows of a key, row groups of both do; some tie."""
+    chance = random.Random(7)
+    history = [
+        (key, NOON + chance.randrange(20) * MICROSECOND, NOON + chance.randrange(3) * MICROSECOND)
+        for key in sorted(keys)
+        for _ in range(40)
+    ]
+    columns = {"k": kind, "known_at": UTC_US, "created_at": UTC_US, "v": pa.int64()}
+    table = rows(columns, *((*row, place) for place, row in enumerate(history)))
+    (lab.published / "current" / "by_key").mkdir(exist_ok=True)
+    middle = len(history) // 2 - 7
+    for name, part in (("a", table[:middle]), ("b", table[middle:])):
+        lab.publish(f"by_key/{name}", part, row_group_size=11)
+    view = lab.view("by_key", table, ["k"])
+    view.batch_source = FileSource(
+        path=str(lab.published / "current" / "by_key"),
+        timestamp_field="known_at",
+        created_timestamp_column=created,
+    )
+    for name, value in (("PIECE", 50), ("LARGEST", 10**6), ("ROWS_PER_FILE", 0)):
+        monkeypatch.setattr(sweep, name, value)
+    asked = [(key, NOON + second * MICROSECOND) for second in range(-1, 21) for key in keys]
+    job = lab.join(rows({"k": kind, "event_timestamp": UTC_US}, *asked), [view])
+    assert "by_key: Hindcast sweeps" in job.to_sql()
+
+    def known(key: object, asked_at: datetime) -> int | None:
+        seen = [
+            (known_at, created_at if created else NOON, place)
+            for place, (whose, known_at, created_at) in enumerate(history)
+            if whose == key and known_at <= asked_at
+        ]
+        return max(seen)[-1] if seen else None
+
+    assert job.to_arrow()["v"].to_pylist() == [known(*row) for row in asked]
+
+
 @pytest.mark.parametrize("created", ["", "created_at"], ids=["without", "with created time"])
 def test_a_directory_with_a_file_a_day_is_swept_in_pieces(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, created: str
