@@ -24,7 +24,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
-from itertools import zip_longest
 
 import duckdb
 import numpy as np
@@ -47,6 +46,8 @@ HISTORY_PER_SPINE_ROW = 16
 """From this many feature rows per spine row on, slots cost less than a merge (measured)."""
 EARLIEST = -9_223_372_022_400_000_000
 """The first microsecond that DuckDB has a timestamp for."""
+WANTED = 0.5
+"""The share of entities below which a piece is read for these alone."""
 CROWDED = 32
 """Slots that share a bucket, on average, above which a merge costs less (measured)."""
 
@@ -372,43 +373,56 @@ class PointInTimeJoin:
             f"select {p}row, {p}entity, asked_at from {p}times_{self._key_set(view)}"
         ).to_arrow_table()
         row, entity, asked_at = (column.to_numpy() for column in asked.columns)
-        known = (entity, asked_at, int(entity.max(initial=0)) + 1, micros(view.ttl))
-        found: Sweep | SweepByKey | None = None
-        for end, needed in self._pieces(view, self.swept[number]):
+        cut, entities = self.swept[number], int(entity.max(initial=0)) + 1
+        kind = Sweep if cut.key is None else SweepByKey
+        found = kind(entity, asked_at, entities, micros(view.ttl))
+        for since, end, needed in self._pieces(view, cut):
+            known = f"{p}entities_{self._key_set(view)}"
+            if isinstance(found, Sweep):
+                wanted = found.wanted(since, end)
+                if not len(wanted):
+                    continue
+                if len(wanted) < WANTED * entities:
+                    known = self._these(wanted, known, connection)
             # a relation's threads write Arrow themselves, which costs a fifth less
-            piece = connection.sql(self._piece(view, needed)).to_arrow_table()
+            piece = connection.sql(self._piece(view, known, needed)).to_arrow_table()
             history = {name: piece[name].to_numpy() for name in piece.column_names}
             if view.created:
                 history["created_at"] = partial(self._created_at, view, needed, connection)
-            if found is None:
-                in_time = self.swept[number].key is None
-                found = Sweep(*known) if in_time else SweepByKey(*known)
             if isinstance(found, Sweep):
-                found.read(end, **history)
+                found.read(since, end, **history)
             else:
                 found.read(**history)
             del piece, history  # before the next one is there
-        assert found is not None
         whole = np.full(rows, NONE, np.int64)
         whole[row - 1] = found.seen()
         return pa.array(whole, mask=whole == NONE)
 
-    def _pieces(self, view: View, cut: Cut) -> Iterator[tuple[int, list[str]]]:
-        """The end in time of each piece of history, and the conditions that its rows meet."""
-        since, _ = self._span(view)
-        before: list[str] = []
-        for end, key in zip_longest(cut.ends, cut.keys):
+    def _pieces(self, view: View, cut: Cut) -> Iterator[tuple[int, int, list[str]]]:
+        """The time of each piece of history, from and to before, and the conditions that its rows
+        meet; the newest first."""
+        first, _ = self._span(view)
+        starts = [first, *cut.ends[:-1]] if cut.key is None else [first] * len(cut.ends)
+        limits = [None, *cut.keys, None]
+        for place in reversed(range(len(starts))):
+            since, end = starts[place], cut.ends[place]
             needed = self._between(view, ">=", since) + self._between(view, "<=", end - 1)
-            if cut.key is None:
-                since = end
-            else:
+            if cut.key is not None:
                 column = view.source.column(cut.key)
-                value = literal(key) if isinstance(key, str) else key
-                needed += before + [f"{column} < {value}"] * (key is not None)
-                before = [f"{column} >= {value}"]
-            yield end, needed
+                for sign, key in ((">=", limits[place]), ("<", limits[place + 1])):
+                    value = literal(key) if isinstance(key, str) else key
+                    needed += [f"{column} {sign} {value}"] * (key is not None)
+            yield since, end, needed
 
-    def _piece(self, view: View, needed: list[str]) -> str:
+    def _these(
+        self, wanted: npt.NDArray[np.intp], entities: str, connection: duckdb.DuckDBPyConnection
+    ) -> str:
+        """SQL for some entities, by their numbers."""
+        p = self.prefix
+        connection.register(f"{p}wanted", pa.table({f"{p}entity": wanted.astype(np.int32)}))
+        return f"(\nfrom {entities} semi join {p}wanted using ({p}entity)\n)"
+
+    def _piece(self, view: View, entities: str, needed: list[str]) -> str:
         """SQL for entities, times and places of the feature rows that meet conditions."""
         p, source = self.prefix, view.source
         columns = {
@@ -418,7 +432,7 @@ class PointInTimeJoin:
         }
         return select(
             [f"{sql} as {name}" for name, sql in columns.items()],
-            f"{source.reader}\njoin {p}entities_{self._key_set(view)} as entity\n"
+            f"{source.reader}\njoin {entities} as entity\n"
             f"    on {' and '.join(self._match(view)) or 'true'}",
             needed,
         )

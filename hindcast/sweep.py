@@ -1,9 +1,8 @@
-"""Which feature row each prediction sees, found by going through history once in order of time.
+"""Which feature row each prediction sees, found by going through history once.
 
-A `Sweep` holds the predictions of a join and, for every entity, the newest row so far. History
-comes in pieces, each with all rows from the end of the last one up to an instant, after which all
-predictions before that instant can be answered. `pieces` says where to cut and whether it is worth
-while; the pieces are read in `asof`.
+History comes in pieces: of time, the newest first (`Sweep`), or of entities (`SweepByKey`). Both
+hold the predictions of a join, and each piece answers those that it can. `pieces` and
+`pieces_by_key` say where to cut and whether it is worth while; the pieces are read in `asof`.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ and large ones whose times touch reach into two."""
 
 
 class Sweep:
-    """One pass through the history of a feature view, in order of time.
+    """One pass through the history of a feature view, from the newest piece to the oldest.
 
     `entity` and `asked_at` are the predictions: the number of the entity, from 0 to below
     `entities`, and the time in microseconds since 1970. Both have shape (predictions,). Rows older
@@ -58,29 +57,46 @@ class Sweep:
         """Put the predictions in order of time; nothing is seen yet."""
         self._order = np.argsort(asked_at)
         self._entity, self._asked_at = entity[self._order], asked_at[self._order]
-        self._newest = np.full(entities, NONE, np.int64)
+        self._place = np.full(len(entity), NONE, np.int64)
+        self._event_at = np.full(len(entity), NEVER, np.int64)
+        self._open = np.empty(0, np.intp)
+        self._newest = np.empty(entities, np.int64)
+        self._newest_at = np.empty(entities, np.int64)
         self._asked_here = np.zeros(entities, np.bool_)
-        self._place = np.empty(len(entity), np.int64)
         self._answered, self._ttl = 0, ttl
-        if ttl:  # else nobody asks how old a row is
-            self._newest_at = np.full(entities, NEVER, np.int64)
-            self._event_at = np.empty(len(entity), np.int64)
+
+    def wanted(self, since: int, until: int) -> npt.NDArray[np.intp]:
+        """The entities of which a row from `since` to before `until` can be seen.
+
+        Those of the predictions in that time, and of later ones that have not seen a row.
+        """
+        asked = self._open
+        if self._ttl:
+            asked = asked[self._asked_at[asked] < min(until + self._ttl, 2**63 - 1)]
+        wanted = np.zeros(len(self._newest), np.bool_)
+        wanted[self._entity[asked]] = True
+        wanted[self._entity[self._between(since, until)]] = True
+        return np.flatnonzero(wanted)
 
     def read(
         self,
+        since: int,
         until: int,
         entity: Numbers,
         event_at: Integers,
         place: Integers,
         created_at: CreatedAt | None = None,
     ) -> None:
-        """Take in the feature rows from the last `until` on that are older than this one.
+        """Take in the feature rows from `since` to before `until`, which was the last `since`.
 
-        They may be in any order, but all must be there. Of an entity's rows with equal event time
-        the one with the latest created time counts, then that with the greatest `place`: places
-        are unique and not negative. `created_at` is only called if there are such rows. All arrays
-        have shape (rows,), times are microseconds since 1970.
+        They may be in any order, but all of the entities that are `wanted` must be there. Of an
+        entity's rows with equal event time the one with the latest created time counts, then that
+        with the greatest `place`: places are unique and not negative. `created_at` is only called
+        if there are such rows. All arrays have shape (rows,), times are microseconds since 1970.
         """
+        self._newest.fill(NONE)
+        asked = self._between(since, until)
+        self._answered = asked.start
         steps = _steps(entity, event_at, place, created_at)
         for number, rows in enumerate(steps, 1):
             whose, at = entity[rows], event_at[rows]
@@ -92,12 +108,19 @@ class Sweep:
             self._newest[whose] = place[rows]  # of an entity's rows the last one stays
             if self._ttl:
                 self._newest_at[whose] = at
+        self._remember(self._open)
+        asked_now = np.concatenate([self._open, np.arange(asked.start, asked.stop)])
+        self._open = asked_now[self._place[asked_now] == NONE]
+
+    def _between(self, since: int, until: int) -> slice:
+        """The predictions of a piece."""
+        return slice(*np.searchsorted(self._asked_at, [since, until]).tolist())
 
     def _answer(self, end: int, entity: Numbers, event_at: Integers, place: Integers) -> None:
         """Answer the predictions up to number `end` from rows in order of time."""
         asked = slice(self._answered, end)
-        whose = self._entity[asked]
         self._remember(asked)
+        whose = self._entity[asked]
         self._asked_here[whose] = True
         rows = np.flatnonzero(self._asked_here[entity])
         self._asked_here[whose] = False
@@ -115,7 +138,7 @@ class Sweep:
                 self._event_at[self._answered + own] = event_at[row]
         self._answered = end
 
-    def _remember(self, asked: slice) -> None:
+    def _remember(self, asked: slice | npt.NDArray[np.intp]) -> None:
         """Answer predictions by the newest rows so far."""
         whose = self._entity[asked]
         self._place[asked] = self._newest[whose]
@@ -127,7 +150,6 @@ class Sweep:
 
         Call it once, when all history was read.
         """
-        self._remember(slice(self._answered, None))
         if self._ttl:
             _forget(self._place, self._asked_at, self._event_at, self._ttl)
         place = np.empty_like(self._place)

@@ -34,7 +34,7 @@ NO_SWEEP = {"PIECE": -1, "LARGEST": -1}
 NOT_IN_TIME = {"pieces": lambda *_, **__: None}
 PLANS = {
     "sweep": ({}, {}),
-    "sweep in pieces": ({}, IN_PIECES),
+    "sweep in pieces": ({"WANTED": math.inf}, IN_PIECES),
     "sweep by key": (NOT_IN_TIME, IN_PIECES),
     "slots": ({"HISTORY_PER_SPINE_ROW": 0, "CROWDED": math.inf}, NO_SWEEP),
     "merge": ({"HISTORY_PER_SPINE_ROW": math.inf}, NO_SWEEP),
@@ -109,7 +109,8 @@ def test_history_is_swept_in_the_pieces_that_it_is_cut_into(
     monkeypatch.setattr(sweep.SweepByKey, "read", noted_by_key)
     answers = store.join(spine([times[4], times[8]] * 3, "aabbcc"), view)["v"]
     assert cells(answers) == [1, 1, 4, 4, None, 8]
-    cut = {"sweep": [9], "sweep in pieces": [3, 3, 3], "sweep by key": [2, 3, 4]}
+    # in pieces, nobody asks for the first row of b any more; by key, from c to a
+    cut = {"sweep": [9], "sweep in pieces": [3, 3, 2], "sweep by key": [4, 3, 2]}
     assert pieces == cut.get(plan, [])
 
 

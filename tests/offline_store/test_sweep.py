@@ -45,12 +45,16 @@ def created_times(history: list[Row]) -> CreatedAt:
 
 
 def read(
-    found: Sweep | SweepByKey, rows: list[Row], created_at: CreatedAt | None, end: int
+    found: Sweep | SweepByKey,
+    rows: list[Row],
+    created_at: CreatedAt | None,
+    since: int = -100,
+    until: int = 100,
 ) -> None:
     entity, event_at, _, place = np.array(rows, np.int64).reshape(-1, 4).T
     piece = (entity.astype(np.int32), event_at, place, created_at)
     if isinstance(found, Sweep):
-        found.read(end, *piece)
+        found.read(since, until, *piece)
     else:
         found.read(*piece)
 
@@ -58,11 +62,14 @@ def read(
 def swept_in_time(
     found: Sweep, history: list[Row], cuts: list[int], created_at: CreatedAt | None
 ) -> None:
-    """Piece after piece, cut at instants."""
-    since = -100
-    for end in [*sorted(cuts), 100]:
-        read(found, [row for row in history if since <= row[1] < end], created_at, end)
-        since = end
+    """Piece after piece, cut at instants, most of them only the entities that are wanted."""
+    ends = sorted(cuts)
+    for since, until in reversed(list(zip([-100, *ends], [*ends, 100], strict=True))):
+        wanted = found.wanted(since, until)
+        whose = range(ENTITIES) if until % 3 == 0 else wanted
+        piece = [row for row in history if since <= row[1] < until and row[0] in whose]
+        if len(wanted) or until % 3 == 1:
+            read(found, piece, created_at, since, until)
 
 
 def swept_by_key(
@@ -71,7 +78,7 @@ def swept_by_key(
     """A piece for each group of entities."""
     groups = {entity: cuts[entity] if entity < len(cuts) else 0 for entity in range(ENTITIES)}
     for group in set(groups.values()):
-        read(found, [row for row in history if groups[row[0]] == group], created_at, 100)
+        read(found, [row for row in history if groups[row[0]] == group], created_at)
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, 2**15])
@@ -137,7 +144,7 @@ def test_row_groups_that_threads_hand_over_in_turns_are_put_in_order(
     created_at = created_times(history) if has_created else None
     for kind in (Sweep, SweepByKey):
         found = kind(whose.astype(np.int32), asked_at, ENTITIES, 0)
-        read(found, history, created_at, 1000)
+        read(found, history, created_at)
         assert found.seen().tolist() == [oracle(history, *p, 0) for p in predictions]
 
 
@@ -154,7 +161,7 @@ def test_created_times_are_read_for_rows_that_tie_and_no_others(
         return created(places)
 
     found = kind(np.zeros(1, np.int32), np.array([7]), ENTITIES, 0)
-    read(found, history, noted, 100)
+    read(found, history, noted)
     assert found.seen().tolist() == [3]
     assert asked == [3, 4]
 
@@ -165,8 +172,25 @@ def test_the_ends_of_time_are_no_age(kind: type[Sweep | SweepByKey]) -> None:
     first, last = -9_223_372_022_400_000_000, 2**63 - 2
     for ttl, seen in [(0, 7), (last - first, 7), (last - first - 1, NONE)]:
         found = kind(np.zeros(1, np.int32), np.array([last]), 1, ttl)
-        read(found, [(0, first, 0, 7)], None, last + 1)
+        read(found, [(0, first, 0, 7)], None, first, last + 1)
         assert found.seen().tolist() == [seen]
+
+
+def test_entities_are_wanted_as_long_as_a_row_of_theirs_can_be_seen() -> None:
+    """Entity 0 is asked for at 9, entity 1 at 19 and entity 2 at 29; only 2 has a row by then."""
+    found = Sweep(np.arange(3, dtype=np.int32), np.array([9, 19, 29]), ENTITIES, ttl=20)
+    wanted = []
+    for since, until, history in [
+        (20, 30, [(2, 25, 0, 7)]),
+        (10, 20, []),
+        (0, 10, []),
+        (-9, 0, []),
+    ]:
+        wanted.append(found.wanted(since, until).tolist())
+        read(found, history, None, since, until)
+    assert wanted == [[2], [1], [0, 1], [0, 1]]
+    assert found.wanted(-29, -9).tolist() == [0]
+    assert found.wanted(-49, -29).tolist() == []
 
 
 # --- where to cut -------------------------------------------------------------------------
