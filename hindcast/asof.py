@@ -20,10 +20,11 @@ plans with equal answers:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
+from itertools import pairwise
 
 import duckdb
 import numpy as np
@@ -32,7 +33,7 @@ import pyarrow as pa
 from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
 from feast.repo_config import RepoConfig
 
-from hindcast.errors import RetrievalError
+from hindcast.errors import ReplacedError, RetrievalError
 from hindcast.sources import RowGroup, Session, Snapshot, Source, Spine, published_views
 from hindcast.sql import literal, quote, select
 from hindcast.sweep import NEVER, NONE, Sweep, SweepByKey, pieces, pieces_by_key
@@ -47,7 +48,7 @@ HISTORY_PER_SPINE_ROW = 16
 EARLIEST = -9_223_372_022_400_000_000
 """The first microsecond that DuckDB has a timestamp for."""
 WANTED = 0.5
-"""The share of entities below which a piece is read for these alone."""
+"""The share of entities below which a piece is read for these alone (measured)."""
 CROWDED = 32
 """Slots that share a bucket, on average, above which a merge costs less (measured)."""
 
@@ -144,15 +145,17 @@ class View:
 
 
 @dataclass(frozen=True)
-class Cut:
-    """Where the history of a view is cut into pieces, to be swept."""
+class Piece:
+    """Rows of history that are read together: those from a time to before another, in microseconds
+    since 1970, and where history is in order of key, from one key to before another; None is no
+    end."""
 
-    ends: list[int]
-    """The time before which each piece ends, in microseconds since 1970."""
+    since: int
+    until: int
     key: str | None = None
-    """The column of the join key in whose order history is, None if it is in order of time."""
-    keys: list[int] | list[str] = field(default_factory=list)
-    """The keys before which the pieces end, all but the last, where there is such a column."""
+    """The column of the key; None where history is in order of time."""
+    first: int | str | None = None
+    before: int | str | None = None
 
 
 @dataclass(frozen=True)
@@ -162,13 +165,14 @@ class PointInTimeJoin:
     `session` prepares temporary tables: the spine with a row number, and for each set of join
     keys its entities and its prediction times. `query` joins the views to them, in the spine's
     order. `swept` has the numbers of the views (from 1) that are joined by sweep, with the pieces
-    to read; `merged` those that are joined by merge. The others are joined by slots.
+    to read, the newest first; `merged` those that are joined by merge. The others are joined by
+    slots.
     """
 
     spine: Spine
     views: list[View]
     filter_by_created_timestamp: bool
-    swept: dict[int, Cut] = field(default_factory=dict)
+    swept: dict[int, list[Piece]] = field(default_factory=dict)
     merged: frozenset[int] = field(default_factory=frozenset)
     period: tuple[int, int] | None = None
     """The first and the last time of the spine in microseconds since 1970, once it was read."""
@@ -288,13 +292,13 @@ class PointInTimeJoin:
         """The join with its period and a plan for each view, by what the spine of a connection
         set up by `session` turns out to be. `only_sql`: without sweeps.
         """
-        swept, merged = dict[int, Cut](), set()
+        swept, merged = dict[int, list[Piece]](), set()
         dated = self.dated(connection)
         for number, view in enumerate(self.views, 1):
             groups = view.source.times(view.timestamp, connection)
-            cut = None if only_sql else dated._cut(view, groups, connection)
-            if cut is not None:
-                swept[number] = cut
+            found = [] if only_sql else dated._pieces(view, groups, connection)
+            if found:
+                swept[number] = found
             elif self._best_merged(view, sum(group.rows for group in groups), connection):
                 merged.add(number)
         return replace(dated, swept=swept, merged=frozenset(merged))
@@ -305,10 +309,10 @@ class PointInTimeJoin:
         (rows,) = connection.execute(f"select count(*) from {times}").fetchone() or (0,)
         return history < HISTORY_PER_SPINE_ROW * rows or self._crowd(view, connection) > CROWDED
 
-    def _cut(
+    def _pieces(
         self, view: View, groups: list[RowGroup[int]], connection: duckdb.DuckDBPyConnection
-    ) -> Cut | None:
-        """Where a sweep of a view would cut its history; None if it cannot be swept.
+    ) -> list[Piece]:
+        """The pieces in which to sweep the history of a view; none if it cannot be swept.
 
         With `filter_by_created_timestamp` it cannot: in order of event time, rows are in no order
         of when they can be seen. Nor where DuckDB might number the files of one query otherwise
@@ -316,12 +320,12 @@ class PointInTimeJoin:
         """
         source, columns = view.source, [view.timestamp, *(column for _, column in view.keys)]
         if self.period is None or self._cuts_off(view) or source.may_leave_out_files(columns):
-            return None
-        since, last = self._span(view)
-        files = len(source.paths)
+            return []
+        (since, last), files = self._span(view), len(source.paths)
         skips = source.skips_by(view.timestamp)
-        if ends := pieces(groups, since, last, skips=skips, files=files):
-            return Cut(ends)
+        ends = pieces(groups, since, last, skips=skips, files=files)
+        if ends is not None:
+            return [Piece(*times) for times in pairwise([since, *ends])][::-1]
         for _, column in view.keys:
             keys: list[int] | list[str] | None = None
             if source.columns[column] in INTEGERS:
@@ -329,8 +333,10 @@ class PointInTimeJoin:
             elif source.columns[column] == "VARCHAR":
                 keys = pieces_by_key(source.strings(column, connection), files=files)
             if keys is not None:
-                return Cut([last + 1] * (len(keys) + 1), column, keys)
-        return None
+                return [
+                    Piece(since, last + 1, column, *ends) for ends in pairwise([None, *keys, None])
+                ]
+        return []
 
     def _span(self, view: View) -> tuple[int, int]:
         """The first and the last event time that some prediction may see."""
@@ -373,57 +379,52 @@ class PointInTimeJoin:
             f"select {p}row, {p}entity, asked_at from {p}times_{self._key_set(view)}"
         ).to_arrow_table()
         row, entity, asked_at = (column.to_numpy() for column in asked.columns)
-        cut, entities = self.swept[number], int(entity.max(initial=0)) + 1
-        kind = Sweep if cut.key is None else SweepByKey
-        found = kind(entity, asked_at, entities, micros(view.ttl))
-        for since, end, needed in self._pieces(view, cut):
-            known = f"{p}entities_{self._key_set(view)}"
-            if isinstance(found, Sweep):
-                wanted = found.wanted(since, end)
-                if not len(wanted):
-                    continue
-                if len(wanted) < WANTED * entities:
-                    known = self._these(wanted, known, connection)
+        by_key = self.swept[number][0].key is not None
+        count = int(entity.max(initial=0)) + 1
+        found = (SweepByKey if by_key else Sweep)(entity, asked_at, count, micros(view.ttl))
+        del asked, entity, asked_at
+        for piece in self.swept[number]:
+            known = self._asked_for(piece, view, found, connection)
+            if known is None:
+                continue
             # a relation's threads write Arrow themselves, which costs a fifth less
-            piece = connection.sql(self._piece(view, known, needed)).to_arrow_table()
-            history = {name: piece[name].to_numpy() for name in piece.column_names}
-            if view.created:
-                history["created_at"] = partial(self._created_at, view, needed, connection)
+            history = connection.sql(self._history_of(piece, view, known)).to_arrow_table()
+            columns = {name: history[name].to_numpy() for name in history.column_names}
+            del history
+            created_at = partial(self._created_at, piece, view, connection)
+            columns["created_at"] = created_at if view.created else None
             if isinstance(found, Sweep):
-                found.read(since, end, **history)
+                found.read(piece.since, piece.until, **columns)
             else:
-                found.read(**history)
-            del piece, history  # before the next one is there
+                found.read(**columns)
+            del columns  # before the next ones are there
         whole = np.full(rows, NONE, np.int64)
         whole[row - 1] = found.seen()
         return pa.array(whole, mask=whole == NONE)
 
-    def _pieces(self, view: View, cut: Cut) -> Iterator[tuple[int, int, list[str]]]:
-        """The time of each piece of history, from and to before, and the conditions that its rows
-        meet; the newest first."""
-        first, _ = self._span(view)
-        starts = [first, *cut.ends[:-1]] if cut.key is None else [first] * len(cut.ends)
-        limits = [None, *cut.keys, None]
-        for place in reversed(range(len(starts))):
-            since, end = starts[place], cut.ends[place]
-            needed = self._between(view, ">=", since) + self._between(view, "<=", end - 1)
-            if cut.key is not None:
-                column = view.source.column(cut.key)
-                for sign, key in ((">=", limits[place]), ("<", limits[place + 1])):
-                    value = literal(key) if isinstance(key, str) else key
-                    needed += [f"{column} {sign} {value}"] * (key is not None)
-            yield since, end, needed
-
-    def _these(
-        self, wanted: npt.NDArray[np.intp], entities: str, connection: duckdb.DuckDBPyConnection
-    ) -> str:
-        """SQL for some entities, by their numbers."""
+    def _asked_for(
+        self,
+        piece: Piece,
+        view: View,
+        found: Sweep | SweepByKey,
+        connection: duckdb.DuckDBPyConnection,
+    ) -> str | None:
+        """SQL for the entities of which rows of a piece are to be read, None if there are none."""
         p = self.prefix
-        connection.register(f"{p}wanted", pa.table({f"{p}entity": wanted.astype(np.int32)}))
-        return f"(\nfrom {entities} semi join {p}wanted using ({p}entity)\n)"
+        entities = f"{p}entities_{self._key_set(view)}"
+        if isinstance(found, Sweep):
+            wanted = found.wanted(piece.since, piece.until)
+            if len(wanted) >= WANTED * found.entities:
+                return entities
+            connection.register(f"{p}wanted", pa.table({f"{p}entity": wanted.astype(np.int32)}))
+            some = f"(\nfrom {entities} semi join {p}wanted using ({p}entity)\n)"
+            return some if len(wanted) else None
+        key = [column for _, column in view.keys].index(str(piece.key)) + 1
+        within = select(["1"], entities, _between_keys(piece, f"{p}key_{key}"), "limit 1")
+        return entities if connection.execute(within).fetchone() else None
 
-    def _piece(self, view: View, entities: str, needed: list[str]) -> str:
-        """SQL for entities, times and places of the feature rows that meet conditions."""
+    def _history_of(self, piece: Piece, view: View, entities: str) -> str:
+        """SQL for entities, times and places of the feature rows of a piece."""
         p, source = self.prefix, view.source
         columns = {
             "entity": f"entity.{p}entity",
@@ -434,30 +435,42 @@ class PointInTimeJoin:
             [f"{sql} as {name}" for name, sql in columns.items()],
             f"{source.reader}\njoin {entities} as entity\n"
             f"    on {' and '.join(self._match(view)) or 'true'}",
-            needed,
+            self._inside(piece, view),
         )
 
     def _created_at(
         self,
+        piece: Piece,
         view: View,
-        needed: list[str],
         connection: duckdb.DuckDBPyConnection,
         places: npt.NDArray[np.int64],
     ) -> npt.NDArray[np.int64]:
-        """The created times of the rows at some places, all of which meet conditions."""
+        """The created times of rows of a piece, by their places.
+
+        Raises ReplacedError if there are no such rows any more.
+        """
         assert view.created
         p, source = self.prefix, view.source
-        connection.register(f"{p}tied", pa.table({"place": places}))
+        connection.register(
+            f"{p}tied", pa.table({"place": places, "number": np.arange(len(places))})
+        )
         created_at = select(
-            ["tied.place", f"coalesce({source.micros(view.created)}, {NEVER}) as created_at"],
+            [f"coalesce({source.micros(view.created)}, {NEVER}) as created_at"],
             f"{source.reader}\njoin {p}tied as tied on tied.place = {source.place}",
-            needed,
-            "order by tied.place",
+            self._inside(piece, view),
+            "order by tied.number",
         )
         found = connection.sql(created_at).to_arrow_table()
         connection.unregister(f"{p}tied")
+        if len(found) != len(places):
+            raise ReplacedError
         in_order: npt.NDArray[np.int64] = found["created_at"].to_numpy()
-        return in_order[np.searchsorted(found["place"].to_numpy(), places)]
+        return in_order
+
+    def _inside(self, piece: Piece, view: View) -> list[str]:
+        """The conditions that a row of a view's source lies in a piece."""
+        times = self._between(view, ">=", piece.since) + self._between(view, "<=", piece.until - 1)
+        return times + (_between_keys(piece, view.source.column(piece.key)) if piece.key else [])
 
     # --- the query ------------------------------------------------------------------------
 
@@ -702,6 +715,16 @@ def _kind(duckdb_type: str) -> str:
     if duckdb_type.startswith("DECIMAL"):
         return "decimal"
     return "VARCHAR" if duckdb_type.startswith("ENUM") else duckdb_type
+
+
+def _between_keys(piece: Piece, column: str) -> list[str]:
+    """The conditions that a key lies in a piece."""
+    ends = ((">=", piece.first), ("<", piece.before))
+    return [
+        f"{column} {sign} {literal(key) if isinstance(key, str) else key}"
+        for sign, key in ends
+        if key is not None
+    ]
 
 
 def micros(span: timedelta) -> int:

@@ -38,7 +38,8 @@ from feast.repo_config import FeastConfigBaseModel
 from pydantic import StrictStr
 from tqdm import tqdm
 
-from hindcast.offline_store import ATTEMPTS, LatestRowsJob, ReplacedError
+from hindcast.errors import ReplacedError
+from hindcast.offline_store import ATTEMPTS, LatestRowsJob
 from hindcast.online_store import (
     BATCH,
     Loaded,

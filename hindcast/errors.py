@@ -31,6 +31,17 @@ class RetrievalError(HindcastError):
     """A spine or a feature view that cannot be joined as asked."""
 
 
+class ReplacedError(RetrievalError):
+    """A source's file is another one than when the reading began."""
+
+    def __init__(self) -> None:
+        """Say so."""
+        super().__init__(
+            "a source's file was replaced while it was read. Run again; where that happens often, "
+            "publish new files beside the old ones and switch a link, as `dbt build` does."
+        )
+
+
 class EntityKeyError(RetrievalError):
     """An entity key of a request that is not of its type. The message names row and key."""
 

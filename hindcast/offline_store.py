@@ -60,7 +60,7 @@ from pydantic import StrictInt, StrictStr
 
 from hindcast import write
 from hindcast.asof import PointInTimeJoin, View, instant
-from hindcast.errors import MissingInputError, RetrievalError
+from hindcast.errors import MissingInputError, ReplacedError, RetrievalError
 from hindcast.sources import (
     Session,
     Snapshot,
@@ -78,18 +78,6 @@ logger = logging.getLogger(__name__)
 
 EXACT_IN_DOUBLE = 2**53
 ATTEMPTS = 3
-CHANGED = (
-    "a source's file was replaced while it was read. Run again; where that happens often, "
-    "publish new files beside the old ones and switch a link, as `dbt build` does."
-)
-
-
-class ReplacedError(RetrievalError):
-    """A source's file is another one than when the reading began."""
-
-    def __init__(self) -> None:
-        """Say so."""
-        super().__init__(CHANGED)
 
 
 class DuckDBOfflineStoreConfig(FeastDuckDBOfflineStoreConfig):  # type: ignore[misc]
@@ -447,8 +435,13 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
         for _ in range(ATTEMPTS):
             before = self._stamps()
-            with self._session.run() as connection:
-                result = self._executed(connection).to_arrow_table()
+            try:
+                with self._session.run() as connection:
+                    result = self._executed(connection).to_arrow_table()
+            except RetrievalError:
+                if self._stamps() == before:
+                    raise
+                continue
             if self._stamps() == before:
                 return self._beside_frame(result, 0)
         raise ReplacedError

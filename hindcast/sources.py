@@ -232,7 +232,10 @@ class Source:
         return cls(source.name, reader, columns, files, tuple(paths))
 
     def times(self, column: str, connection: duckdb.DuckDBPyConnection) -> list[RowGroup[int]]:
-        """The row groups of the files and the times of a column in each, by the files' footers."""
+        """The row groups of the files and the times of a column in each, by the files' footers.
+
+        Those that have none are left out.
+        """
         return self._row_groups(column, "epoch_us(try_cast({} as timestamptz))", connection)
 
     def integers(self, column: str, connection: duckdb.DuckDBPyConnection) -> list[RowGroup[int]]:
@@ -240,8 +243,15 @@ class Source:
         return self._row_groups(column, "try_cast({} as hugeint)", connection)
 
     def strings(self, column: str, connection: duckdb.DuckDBPyConnection) -> list[RowGroup[str]]:
-        """Likewise the values of a column of strings, or what lies before and behind them."""
-        return self._row_groups(column, "{}", connection)
+        """Likewise the values of a column of strings, or what lies before and behind them.
+
+        One with the character NUL, which cannot stand in SQL, is left out.
+        """
+        groups = self._row_groups(column, "{}", connection)
+        return [
+            RowGroup(rows, *(None if end and "\0" in end else end for end in ends))
+            for rows, *ends in groups
+        ]
 
     def _row_groups(
         self, column: str, value: str, connection: duckdb.DuckDBPyConnection
@@ -253,10 +263,12 @@ class Source:
             )
             for end in ("min", "max")
         ]
+        rows = "any_value(row_group_num_rows)"
         groups = select(
-            ["any_value(row_group_num_rows)", *ends],
+            [rows, *ends],
             f"parquet_metadata({self.files})",
-            tail="group by file_name, row_group_id",
+            tail="group by file_name, row_group_id\n"
+            f"having coalesce(any_value(stats_null_count) {mine}, 0) < {rows}",
         )
         return [RowGroup(*group) for group in connection.execute(groups).fetchall()]
 

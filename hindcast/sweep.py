@@ -7,7 +7,7 @@ hold the predictions of a join, and each piece answers those that it can. `piece
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 
@@ -24,8 +24,10 @@ Rows = slice | npt.NDArray[np.intp]
 
 NONE = -1
 """The place of the row that a prediction sees, where it sees none."""
+LATEST = 2**63 - 1
+"""The last microsecond that there is."""
 NEVER = -(2**63)
-"""The event time where there is no row, and the created time of a row without."""
+"""The created time of a row without."""
 ROW = 0xFFFF_FFFF
 """The bits of the row where an entity and a row are in one integer."""
 AT_ONCE = 2**15
@@ -45,37 +47,67 @@ REREAD = 2
 and large ones whose times touch reach into two."""
 
 
-class Sweep:
-    """One pass through the history of a feature view, from the newest piece to the oldest.
+class Answers:
+    """The predictions of a join with a feature view, and the row that each sees so far.
 
     `entity` and `asked_at` are the predictions: the number of the entity, from 0 to below
     `entities`, and the time in microseconds since 1970. Both have shape (predictions,). Rows older
     than `ttl` microseconds are not seen; 0 is unlimited.
     """
 
-    def __init__(self, entity: Numbers, asked_at: Integers, entities: int, ttl: int) -> None:
-        """Put the predictions in order of time; nothing is seen yet."""
-        self._order = np.argsort(asked_at)
-        self._entity, self._asked_at = entity[self._order], asked_at[self._order]
+    def __init__(
+        self, order: npt.NDArray[np.intp], entity: Numbers, asked_at: Integers, ttl: int
+    ) -> None:
+        """Put the predictions in an order; nothing is seen yet."""
+        self._order, self._ttl = order, ttl
+        self._entity, self._asked_at = entity[order], asked_at[order]
         self._place = np.full(len(entity), NONE, np.int64)
-        self._event_at = np.full(len(entity), NEVER, np.int64)
+        self._event_at = np.empty(len(entity) if ttl else 0, np.int64)
+
+    def _see(self, asked: npt.NDArray[np.intp], place: Integers, event_at: Integers) -> None:
+        """Answer predictions."""
+        self._place[asked] = place
+        if self._ttl:  # else nobody asks how old a row is
+            self._event_at[asked] = event_at
+
+    def seen(self) -> Integers:
+        """The place of the row that each prediction sees, as they were given; NONE if none.
+
+        For when all history was read.
+        """
+        place = np.empty_like(self._place)
+        if self._ttl:
+            # without a sign, since an age may need all 64 bits
+            age = self._asked_at.astype(np.uint64) - self._event_at.astype(np.uint64)
+            self._place[age > min(self._ttl, 2**64 - 1)] = NONE
+        place[self._order] = self._place
+        return place
+
+
+class Sweep(Answers):
+    """One pass through the history of a feature view, from the newest piece to the oldest."""
+
+    def __init__(self, entity: Numbers, asked_at: Integers, entities: int, ttl: int) -> None:
+        """Put the predictions in order of time."""
+        super().__init__(np.argsort(asked_at), entity, asked_at, ttl)
+        self.entities = entities
         self._open = np.empty(0, np.intp)
-        self._newest = np.empty(entities, np.int64)
-        self._newest_at = np.empty(entities, np.int64)
+        self._newest = np.full(entities, NONE, np.int64)
+        self._newest_at = np.empty(entities if ttl else 0, np.int64)
         self._asked_here = np.zeros(entities, np.bool_)
-        self._answered, self._ttl = 0, ttl
+        self._answered = 0
 
     def wanted(self, since: int, until: int) -> npt.NDArray[np.intp]:
         """The entities of which a row from `since` to before `until` can be seen.
 
         Those of the predictions in that time, and of later ones that have not seen a row.
         """
-        asked = self._open
-        if self._ttl:
-            asked = asked[self._asked_at[asked] < min(until + self._ttl, 2**63 - 1)]
-        wanted = np.zeros(len(self._newest), np.bool_)
-        wanted[self._entity[asked]] = True
-        wanted[self._entity[self._between(since, until)]] = True
+        if self._ttl:  # what nothing older can answer is never asked again
+            limit = min(until + self._ttl, LATEST)
+            self._open = self._open[: np.searchsorted(self._asked_at[self._open], limit)]
+        wanted = np.zeros(self.entities, np.bool_)
+        wanted[self._entity[self._open]] = True
+        wanted[self._entity[self._asked(since, until)]] = True
         return np.flatnonzero(wanted)
 
     def read(
@@ -87,20 +119,22 @@ class Sweep:
         place: Integers,
         created_at: CreatedAt | None = None,
     ) -> None:
-        """Take in the feature rows from `since` to before `until`, which was the last `since`.
+        """Take in the feature rows from `since` to before `until`, at most the last `since`.
 
-        They may be in any order, but all of the entities that are `wanted` must be there. Of an
+        They may be in any order, and others among them, but all of the entities that are `wanted`
+        must be there. Of an
         entity's rows with equal event time the one with the latest created time counts, then that
         with the greatest `place`: places are unique and not negative. `created_at` is only called
         if there are such rows. All arrays have shape (rows,), times are microseconds since 1970.
         """
-        self._newest.fill(NONE)
-        asked = self._between(since, until)
+        if len(entity) and (event_at.min() < since or event_at.max() >= until):
+            # by a condition on times DuckDB lets more of a column of dates pass (issue 24900)
+            inside = (event_at >= since) & (event_at < until)
+            entity, event_at, place = entity[inside], event_at[inside], place[inside]
+        asked = self._asked(since, until)
         self._answered = asked.start
-        steps = _steps(entity, event_at, place, created_at)
-        for number, rows in enumerate(steps, 1):
+        for rows, before in _steps(until, entity, event_at, place, created_at):
             whose, at = entity[rows], event_at[rows]
-            before = event_at[steps[number]][0] if number < len(steps) else until
             end = int(np.searchsorted(self._asked_at, before))
             if end > self._answered:
                 self._answer(end, whose, at, place[rows])
@@ -109,16 +143,18 @@ class Sweep:
             if self._ttl:
                 self._newest_at[whose] = at
         self._remember(self._open)
-        asked_now = np.concatenate([self._open, np.arange(asked.start, asked.stop)])
+        self._newest[entity if len(entity) < self.entities else slice(None)] = NONE
+        # the numbers of a piece's predictions are below those of newer ones: in order, that is
+        asked_now = np.concatenate([np.arange(asked.start, asked.stop), self._open])
         self._open = asked_now[self._place[asked_now] == NONE]
 
-    def _between(self, since: int, until: int) -> slice:
+    def _asked(self, since: int, until: int) -> slice:
         """The predictions of a piece."""
         return slice(*np.searchsorted(self._asked_at, [since, until]).tolist())
 
     def _answer(self, end: int, entity: Numbers, event_at: Integers, place: Integers) -> None:
         """Answer the predictions up to number `end` from rows in order of time."""
-        asked = slice(self._answered, end)
+        asked = np.arange(self._answered, end)
         self._remember(asked)
         whose = self._entity[asked]
         self._asked_here[whose] = True
@@ -126,51 +162,30 @@ class Sweep:
         self._asked_here[whose] = False
         # entity and row in one integer: sorted, the last one below a prediction's is what it sees
         known = _by_entity(entity[rows], rows)
-        wanted = whose.astype(np.int64) << 32
-        wanted |= np.searchsorted(event_at, self._asked_at[asked], side="right")
-        below = np.searchsorted(known, wanted) - 1
+        limits = whose.astype(np.int64) << 32
+        limits |= np.searchsorted(event_at, self._asked_at[asked], side="right")
+        below = np.searchsorted(known, limits) - 1
         if len(known):
             seen = known[below]
             own = np.flatnonzero((below >= 0) & (seen >> 32 == whose))
             row = seen[own] & ROW
-            self._place[self._answered + own] = place[row]
-            if self._ttl:
-                self._event_at[self._answered + own] = event_at[row]
+            self._see(asked[own], place[row], event_at[row])
         self._answered = end
 
-    def _remember(self, asked: slice | npt.NDArray[np.intp]) -> None:
-        """Answer predictions by the newest rows so far."""
+    def _remember(self, asked: npt.NDArray[np.intp]) -> None:
+        """Answer predictions by the newest rows of the piece so far."""
         whose = self._entity[asked]
-        self._place[asked] = self._newest[whose]
-        if self._ttl:
-            self._event_at[asked] = self._newest_at[whose]
-
-    def seen(self) -> Integers:
-        """The place of the row that each prediction sees, as they were given; NONE if none.
-
-        Call it once, when all history was read.
-        """
-        if self._ttl:
-            _forget(self._place, self._asked_at, self._event_at, self._ttl)
-        place = np.empty_like(self._place)
-        place[self._order] = self._place
-        return place
+        place = self._newest[whose]
+        self._see(asked, place, self._newest_at[whose] if self._ttl else place)
 
 
-class SweepByKey:
-    """One pass through the history of a feature view, in order of entities.
-
-    The arguments are those of `Sweep`.
-    """
+class SweepByKey(Answers):
+    """One pass through the history of a feature view, all rows of some entities at a time."""
 
     def __init__(self, entity: Numbers, asked_at: Integers, entities: int, ttl: int) -> None:
-        """Put the predictions in order of entity; nothing is seen yet."""
-        self._order = np.argsort(entity)
-        self._asked_at = asked_at[self._order]
+        """Put the predictions in order of entity."""
+        super().__init__(np.argsort(entity), entity, asked_at, ttl)
         self._first = np.append(0, np.cumsum(np.bincount(entity, minlength=entities)))
-        self._place = np.full(len(entity), NONE, np.int64)
-        self._event_at = np.full(len(entity), NEVER, np.int64)
-        self._ttl = ttl
 
     def read(
         self,
@@ -182,7 +197,7 @@ class SweepByKey:
         """Take in all feature rows of some entities; otherwise as `Sweep.read`."""
         if not len(entity):
             return
-        parts: list[Rows] = [*_blocks(place)] or [np.argsort(place)]
+        parts: list[Rows] = [*_blocks(place)] or [np.argsort(place, kind="stable")]
         if len(parts) > 1 or not isinstance(parts[0], slice):
             entity, event_at, place = (
                 np.concatenate([column[rows] for rows in parts])
@@ -202,26 +217,7 @@ class SweepByKey:
             further = np.minimum(at + step, last)
             at = np.where(event_at[further] <= asked_at, further, at)
         own = at > before
-        self._place[asked[own]] = place[at[own]]
-        self._event_at[asked[own]] = event_at[at[own]]
-
-    def seen(self) -> Integers:
-        """The place of the row that each prediction sees, as they were given; NONE if none.
-
-        Call it once, when all history was read.
-        """
-        if self._ttl:
-            _forget(self._place, self._asked_at, self._event_at, self._ttl)
-        place = np.empty_like(self._place)
-        place[self._order] = self._place
-        return place
-
-
-def _forget(place: Integers, asked_at: Integers, event_at: Integers, ttl: int) -> None:
-    """Take away the places of rows that are older than `ttl`."""
-    # without a sign, since an age may need all 64 bits
-    age = asked_at.astype(np.uint64) - event_at.astype(np.uint64)
-    place[age > min(ttl, 2**64 - 1)] = NONE
+        self._see(asked[own], place[at[own]], event_at[at[own]])
 
 
 def _by_entity(entity: Numbers, row: npt.NDArray[np.intp]) -> Integers:
@@ -241,28 +237,39 @@ def _ranges(first: npt.NDArray[np.intp], stop: npt.NDArray[np.intp]) -> npt.NDAr
 
 
 def _steps(
-    entity: Numbers, event_at: Integers, place: Integers, created_at: CreatedAt | None
-) -> list[Rows]:
-    """The rows to look at together, in order of event time, then created time, then place."""
+    until: int,
+    entity: Numbers,
+    event_at: Integers,
+    place: Integers,
+    created_at: CreatedAt | None,
+) -> Iterator[tuple[Rows, int]]:
+    """The rows to look at together, in order of event time, then created time, then place, and
+    the event time of the row after them, or `until`."""
+    if not len(place):
+        return
     blocks = _blocks(place)
+    order = None
     # with created times, rows that tie must lie side by side
-    order = (
-        None if _in_time(event_at, blocks, created_at is None) else np.lexsort((place, event_at))
-    )
+    if not _in_time(event_at, blocks, strictly=created_at is not None):
+        order = np.lexsort((place, event_at))
     if created_at is not None:
         tied = _tied(entity, event_at, order)
-        if len(tied) and order is None:
+        if len(tied):
             order = np.lexsort((place, event_at))
             tied = _tied(entity, event_at, order)
-        if len(tied) and order is not None:
             _settle(order, tied, event_at[order[tied]], place, created_at)
+    steps: list[tuple[int, Rows]]
     if order is not None:
-        return [order[start : start + AT_ONCE] for start in range(0, len(order), AT_ONCE)]
-    return [
-        slice(start, min(start + AT_ONCE, block.stop))
-        for block in blocks
-        for start in range(block.start, block.stop, AT_ONCE)
-    ]
+        starts = range(0, len(order), AT_ONCE)
+        steps = [(int(order[start]), order[start : start + AT_ONCE]) for start in starts]
+    else:
+        steps = [
+            (start, slice(start, min(start + AT_ONCE, block.stop)))
+            for block in blocks
+            for start in range(block.start, block.stop, AT_ONCE)
+        ]
+    for number, (_, rows) in enumerate(steps, 1):
+        yield rows, until if number == len(steps) else int(event_at[steps[number][0]])
 
 
 def _blocks(place: Integers) -> list[slice]:
@@ -272,7 +279,7 @@ def _blocks(place: Integers) -> list[slice]:
     are in no such order.
     """
     ends = np.flatnonzero(place[1:] < place[:-1]) + 1
-    if len(ends) > BLOCKS or not len(place):
+    if len(ends) > BLOCKS:
         return []
     runs = [(int(place[start]), start, stop) for start, stop in pairwise([0, *ends, len(place)])]
     heapify(runs)
@@ -288,18 +295,15 @@ def _blocks(place: Integers) -> list[slice]:
     return [] if runs else blocks
 
 
-def _in_time(event_at: Integers, blocks: list[slice], ties: bool) -> bool:
-    """Whether there are blocks and these are in order of time; `ties`: or of the same."""
+def _in_time(event_at: Integers, blocks: list[slice], *, strictly: bool) -> bool:
+    """Whether there are blocks, and they are in order of time; `strictly`: no two share a time."""
+    if not blocks:
+        return False
     ends = np.flatnonzero(event_at[1:] < event_at[:-1]) + 1
-    return (
-        bool(blocks)
-        and bool(np.isin(ends, [block.stop for block in blocks]).all())
-        and all(
-            event_at[block.stop - 1] < event_at[following.start]
-            or (ties and event_at[block.stop - 1] == event_at[following.start])
-            for block, following in pairwise(blocks)
-        )
-    )
+    firsts = event_at[[block.start for block in blocks[1:]]]
+    lasts = event_at[[block.stop - 1 for block in blocks[:-1]]]
+    apart = lasts < firsts if strictly else lasts <= firsts
+    return bool(apart.all() and np.isin(ends, [block.stop for block in blocks]).all())
 
 
 def _tied(

@@ -109,8 +109,8 @@ def test_history_is_swept_in_the_pieces_that_it_is_cut_into(
     monkeypatch.setattr(sweep.SweepByKey, "read", noted_by_key)
     answers = store.join(spine([times[4], times[8]] * 3, "aabbcc"), view)["v"]
     assert cells(answers) == [1, 1, 4, 4, None, 8]
-    # in pieces, nobody asks for the first row of b any more; by key, from c to a
-    cut = {"sweep": [9], "sweep in pieces": [3, 3, 2], "sweep by key": [4, 3, 2]}
+    # in pieces of time, from the newest, nobody asks for the first row of b any more
+    cut = {"sweep": [9], "sweep in pieces": [3, 3, 2], "sweep by key": [2, 3, 4]}
     assert pieces == cut.get(plan, [])
 
 

@@ -22,6 +22,7 @@ from feast.infra.offline_stores.file_source import FileLoggingDestination, Saved
 from feast.types import Int64
 from feast.value_type import ValueType
 
+from hindcast import sweep
 from hindcast.asof import PointInTimeJoin
 from hindcast.errors import RetrievalError
 from hindcast.offline_store import DuckDBOfflineStore
@@ -257,6 +258,28 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_again(
 
     monkeypatch.setattr(PointInTimeJoin, "statements", replaced)
     assert job.to_arrow()["v"].to_pylist() == [2]
+
+
+def test_a_file_that_is_replaced_before_created_times_are_read_is_read_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows that tie are not there any more."""
+    content = {"k": ["a", "a"], "at": [NOON] * 2, "made": [NOON] * 2, "v": [1, 2]}
+    view = store.view(content, created="made")
+    path = Path(view.batch_source.path)
+    job = store.job(spine([NOON]), [view])
+    read = PointInTimeJoin._created_at
+
+    def replaced(join: PointInTimeJoin, *args: Any) -> Any:
+        if not path.with_suffix(".done").exists():
+            path.with_suffix(".done").touch()
+            os.replace(write(path.with_suffix(".new"), pq.read_table(path).slice(0, 1)), path)
+        return read(join, *args)
+
+    monkeypatch.setattr(PointInTimeJoin, "_created_at", replaced)
+    monkeypatch.setattr(sweep, "PIECE", 10)  # in SQL alone they are read with the rows
+    assert job.to_arrow()["v"].to_pylist() == [1]
+    assert path.with_suffix(".done").exists()
 
 
 def test_rows_pushed_at_once_are_all_kept(store: Store) -> None:

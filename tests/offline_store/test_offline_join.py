@@ -619,11 +619,14 @@ def test_a_directory_of_files_is_read_as_one_table(lab: Lab) -> None:
 def test_files_in_order_of_key_are_swept_whatever_the_keys(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, kind: pa.DataType, keys: list, created: str
 ) -> None:
-    """Two files; the second begins within the rows of a key, row groups of both do; some tie."""
+    """Two files; the second begins within the rows of a key, row groups of both do; some tie.
+
+    Rows without a key lie behind all others.
+    """
     chance = random.Random(7)
     history = [
         (key, NOON + chance.randrange(20) * MICROSECOND, NOON + chance.randrange(3) * MICROSECOND)
-        for key in sorted(keys)
+        for key in [*sorted(keys), None]
         for _ in range(40)
     ]
     columns = {"k": kind, "known_at": UTC_US, "created_at": UTC_US, "v": pa.int64()}
@@ -640,7 +643,7 @@ def test_files_in_order_of_key_are_swept_whatever_the_keys(
     )
     for name, value in (("PIECE", 50), ("LARGEST", 10**6), ("ROWS_PER_FILE", 0)):
         monkeypatch.setattr(sweep, name, value)
-    asked = [(key, NOON + second * MICROSECOND) for second in range(-1, 21) for key in keys]
+    asked = [(key, NOON + tick * MICROSECOND) for tick in range(-1, 21) for key in [*keys, None]]
     job = lab.join(rows({"k": kind, "event_timestamp": UTC_US}, *asked), [view])
     assert "by_key: Hindcast sweeps" in job.to_sql()
 
@@ -648,11 +651,46 @@ def test_files_in_order_of_key_are_swept_whatever_the_keys(
         seen = [
             (known_at, created_at if created else NOON, place)
             for place, (whose, known_at, created_at) in enumerate(history)
-            if whose == key and known_at <= asked_at
+            if whose is not None and whose == key and known_at <= asked_at
         ]
         return max(seen)[-1] if seen else None
 
     assert job.to_arrow()["v"].to_pylist() == [known(*row) for row in asked]
+
+
+def test_a_key_that_cannot_stand_in_sql_is_joined_too(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = ["a", "a\0", "a\0b", "b"]
+    history = [(key, NOON, place) for place, key in enumerate(keys * 10)]
+    lab.publish("nul", rows(KEYED, *sorted(history)), row_group_size=10)
+    view = departures(lab, *history)
+    view.batch_source = FileSource(
+        path="../data/published/current/nul.parquet", timestamp_field="known_at"
+    )
+    monkeypatch.setattr(sweep, "PIECE", 10)
+    assert joined(lab, view, *((key, NOON) for key in keys)) == [36, 37, 38, 39]
+
+
+@pytest.mark.parametrize("of_the_day", [2, None])
+def test_a_date_and_a_time_of_day_lie_in_order(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, of_the_day: int | None
+) -> None:
+    """One file has a date where another has a time; history is cut at noon of that date."""
+    day, naive = NOON.date(), {**KEYED, "known_at": pa.timestamp("us")}
+    (lab.published / "current" / "mixed").mkdir(exist_ok=True)
+    lab.publish("mixed/a", rows({**KEYED, "known_at": pa.date32()}, ("JFK", day, 1)))
+    morning = [("JFK", datetime(2013, 7, 1, 6), 2)] if of_the_day else []
+    times = [*morning, ("LGA", datetime(2013, 7, 1, 12), 3), ("LGA", datetime(2013, 7, 1, 18), 4)]
+    lab.publish("mixed/b", rows(naive, *times), row_group_size=1)
+    view = departures(lab, ("JFK", NOON, 1))
+    view.batch_source = FileSource(
+        path="../data/published/current/mixed", timestamp_field="known_at"
+    )
+    for name, value in (("PIECE", 1), ("LARGEST", 10**6), ("ROWS_PER_FILE", 0)):
+        monkeypatch.setattr(sweep, name, value)
+    later = NOON + timedelta(hours=1)
+    assert joined(lab, view, ("JFK", later), ("LGA", later)) == [of_the_day or 1, 3]
 
 
 @pytest.mark.parametrize("created", ["", "created_at"], ids=["without", "with created time"])
