@@ -440,7 +440,7 @@ def plot(results: dict[Cell, dict[str, Result]], methods: list[str]) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5))
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained")
     plain = {c.history: r for c, r in results.items() if c == Cell(c.history, c.entities, 100_000)}
     for axis, quantity, name in zip(
         axes, ("cpu", "megabytes"), ("CPU seconds", "peak memory, MB"), strict=True
@@ -453,9 +453,8 @@ def plot(results: dict[Cell, dict[str, Result]], methods: list[str]) -> None:
             axis.plot(*zip(*points, strict=True), "o-", label=method, **style)
         axis.set(xscale="log", yscale="log", xlabel="feature rows", ylabel=name)
         axis.grid(alpha=0.3)
-    axes[0].legend()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
     figure.suptitle("100,000 predictions joined to their features")
-    figure.tight_layout()
     PLOT.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(PLOT, dpi=110)
 
