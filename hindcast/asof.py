@@ -165,7 +165,7 @@ class PointInTimeJoin:
     `session` prepares temporary tables: the spine with a row number, and for each set of join
     keys its entities and its prediction times. `query` joins the views to them, in the spine's
     order. `swept` has the numbers of the views (from 1) that are joined by sweep, with the pieces
-    to read, the newest first; `merged` those that are joined by merge. The others are joined by
+    to read; `merged` those that are joined by merge. The others are joined by
     slots.
     """
 
@@ -409,18 +409,24 @@ class PointInTimeJoin:
         found: Sweep | SweepByKey,
         connection: duckdb.DuckDBPyConnection,
     ) -> str | None:
-        """SQL for the entities of which rows of a piece are to be read, None if there are none."""
+        """SQL for the entities of which rows of a piece are to be read, None if there are none.
+
+        A time piece may ask for a table `wanted`, which is registered until the next one.
+        """
         p = self.prefix
         entities = f"{p}entities_{self._key_set(view)}"
         if isinstance(found, Sweep):
             wanted = found.wanted(piece.since, piece.until)
+            if not len(wanted):
+                return None
             if len(wanted) >= WANTED * found.entities:
                 return entities
             connection.register(f"{p}wanted", pa.table({f"{p}entity": wanted.astype(np.int32)}))
-            some = f"(\nfrom {entities} semi join {p}wanted using ({p}entity)\n)"
-            return some if len(wanted) else None
-        key = [column for _, column in view.keys].index(str(piece.key)) + 1
-        within = select(["1"], entities, _between_keys(piece, f"{p}key_{key}"), "limit 1")
+            return f"(\nfrom {entities} semi join {p}wanted using ({p}entity)\n)"
+        assert piece.key
+        number = [column for _, column in view.keys].index(piece.key) + 1
+        key = f"{p}key_{number}::{view.source.require(piece.key)}"
+        within = select(["1"], entities, _between_keys(piece, key), "limit 1")
         return entities if connection.execute(within).fetchone() else None
 
     def _history_of(self, piece: Piece, view: View, entities: str) -> str:

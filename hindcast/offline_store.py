@@ -341,14 +341,23 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
         )
 
     def _batches(self, rows: int) -> Iterator[pa.Table]:
-        """The result as tables of at most `rows`, at least one."""
+        """The result as tables of at most `rows`, at least one.
+
+        Raises ReplacedError if a file was replaced meanwhile: it is not read again here.
+        """
         with self._session.run() as connection:
             at, empty = 0, True
             before = self._stamps()
-            with self._executed(connection).to_arrow_reader(rows) as reader:
+            try:
+                executed = self._executed(connection)
+            except (duckdb.Error, RetrievalError) as error:
+                if self._stamps() != before:
+                    raise ReplacedError from error
+                raise
+            with executed.to_arrow_reader(rows) as reader:
                 schema = reader.schema
                 for batch in reader:
-                    if at == 0 and self._stamps() != before:
+                    if at == 0 and self._stamps() != before:  # all files are read by now
                         raise ReplacedError
                     yield self._complete(pa.Table.from_batches([batch]), at)
                     at, empty = at + batch.num_rows, False
@@ -428,23 +437,25 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
             connection.execute(statement)
         return connection
 
-    def _stamps(self) -> list[tuple[int, int, int]]:
+    def _stamps(self) -> list[tuple[int, int, int] | None]:
         """What files look like that are read more than once, and must be the same each time."""
         return []
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
+        reason = None
         for _ in range(ATTEMPTS):
             before = self._stamps()
             try:
                 with self._session.run() as connection:
                     result = self._executed(connection).to_arrow_table()
-            except RetrievalError:
+            except RetrievalError as error:
                 if self._stamps() == before:
                     raise
+                reason = error
                 continue
             if self._stamps() == before:
                 return self._beside_frame(result, 0)
-        raise ReplacedError
+        raise ReplacedError from reason
 
     def _beside_frame(self, result: pa.Table, at: int) -> pa.Table:
         """The result beside what the caller gave, from row `at` on."""
@@ -483,6 +494,7 @@ class PointInTimeJob(DuckDBRetrievalJob):
         """`period` is the one asked for, where no rows were given."""
         super().__init__(join.session(session), snapshot=snapshot, config=config)
         self._join = join
+        self._dated: PointInTimeJoin | None = None
         self._period = period
         self._on_demand_feature_views = list(on_demand_feature_views)
         self._feature_refs = list(feature_refs)
@@ -500,11 +512,14 @@ class PointInTimeJob(DuckDBRetrievalJob):
 
     @property
     def metadata(self) -> RetrievalMetadata:
-        """What was asked for. The range of times costs one reading of the spine."""
+        """What was asked for. The range of times costs one reading of the spine, if it was not
+        read yet."""
         first, last = self._period or (None, None)
         if self._period is None:
-            with self._session.run() as connection:
-                times = self._join.dated(connection).period
+            if self._dated is None:
+                with self._session.run() as connection:
+                    self._dated = self._join.dated(connection)
+            times = self._dated.period
             first, last = map(_datetime, times) if times else (None, None)
         spine = self._join.spine
         return RetrievalMetadata(
@@ -524,13 +539,13 @@ class PointInTimeJob(DuckDBRetrievalJob):
 
     def _executed(self, connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
         """The quickest plan, in SQL or not."""
-        join = self._join.planned(connection)
+        self._dated = join = self._join.planned(connection)
         join.sweep(connection)
         for statement in join.statements():
             connection.execute(statement)
         return connection
 
-    def _stamps(self) -> list[tuple[int, int, int]]:
+    def _stamps(self) -> list[tuple[int, int, int] | None]:
         """What the files look like: a join reads them several times, and all must be the same."""
         return stamps(path for view in self._join.views for path in view.source.paths)
 
@@ -596,10 +611,14 @@ class LatestRowsJob(DuckDBRetrievalJob):
             raise ReplacedError
 
     def _stamped(self) -> str:
-        try:
-            return repr((self._source.paths, stamps(self._source.paths)))
-        except FileNotFoundError as error:  # a snapshot that was pruned meanwhile
-            raise ReplacedError from error
+        found = self._stamps()
+        if None in found:  # a snapshot that was pruned meanwhile
+            raise ReplacedError
+        return repr((self._source.paths, found))
+
+    def _stamps(self) -> list[tuple[int, int, int] | None]:
+        """What the files look like: each step reads them."""
+        return stamps(self._source.paths)
 
     @property
     def published_table(self) -> str | None:

@@ -425,10 +425,17 @@ def _without_wildcards(path: str) -> str:
     return re.sub(r"([\[*?])", r"[\1]", path)
 
 
-def stamps(paths: Iterable[str]) -> list[tuple[int, int, int]]:
-    """What changes when a local file is replaced or rewritten."""
-    found = [os.stat(path) for path in paths if "://" not in path]
-    return [(stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in found]
+def stamps(paths: Iterable[str]) -> list[tuple[int, int, int] | None]:
+    """What changes when a local file is replaced or rewritten; None for one that is not there."""
+    found = list[tuple[int, int, int] | None]()
+    for path in paths:
+        if "://" not in path:
+            try:
+                stat = os.stat(path)
+                found.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
+            except FileNotFoundError:
+                found.append(None)
+    return found
 
 
 def _delta_files(source: FileSource, path: str) -> list[str]:

@@ -100,7 +100,8 @@ class Sweep(Answers):
     def wanted(self, since: int, until: int) -> npt.NDArray[np.intp]:
         """The entities of which a row from `since` to before `until` can be seen.
 
-        Those of the predictions in that time, and of later ones that have not seen a row.
+        Those of the predictions in that time, and of later ones that have not seen a row. Later
+        ones that cannot see any that is older are forgotten, so ask from the newest piece on.
         """
         if self._ttl:  # what nothing older can answer is never asked again
             limit = min(until + self._ttl, LATEST)
@@ -119,13 +120,13 @@ class Sweep(Answers):
         place: Integers,
         created_at: CreatedAt | None = None,
     ) -> None:
-        """Take in the feature rows from `since` to before `until`, at most the last `since`.
+        """Take in the feature rows from `since` to before `until`, which was the last `since`.
 
-        They may be in any order, and others among them, but all of the entities that are `wanted`
-        must be there. Of an
-        entity's rows with equal event time the one with the latest created time counts, then that
-        with the greatest `place`: places are unique and not negative. `created_at` is only called
-        if there are such rows. All arrays have shape (rows,), times are microseconds since 1970.
+        A piece may be left out if nothing of it is `wanted`. Rows may be in any order, and others
+        among them, but all of the entities that are wanted must be there. Of an entity's rows with
+        equal event time the one with the latest created time counts, then that with the greatest
+        `place`: places are unique and not negative. `created_at` is only called if there are such
+        rows. All arrays have shape (rows,), times are microseconds since 1970.
         """
         if len(entity) and (event_at.min() < since or event_at.max() >= until):
             # by a condition on times DuckDB lets more of a column of dates pass (issue 24900)
@@ -194,7 +195,7 @@ class SweepByKey(Answers):
         place: Integers,
         created_at: CreatedAt | None = None,
     ) -> None:
-        """Take in all feature rows of some entities; otherwise as `Sweep.read`."""
+        """Take in all feature rows of some entities, once; otherwise as `Sweep.read`."""
         if not len(entity):
             return
         parts: list[Rows] = [*_blocks(place)] or [np.argsort(place, kind="stable")]
@@ -255,21 +256,25 @@ def _steps(
     if created_at is not None:
         tied = _tied(entity, event_at, order)
         if len(tied):
-            order = np.lexsort((place, event_at))
-            tied = _tied(entity, event_at, order)
+            if order is None:
+                order = np.lexsort((place, event_at))
+                tied = _tied(entity, event_at, order)
             _settle(order, tied, event_at[order[tied]], place, created_at)
-    steps: list[tuple[int, Rows]]
+    steps: list[Rows]
     if order is not None:
-        starts = range(0, len(order), AT_ONCE)
-        steps = [(int(order[start]), order[start : start + AT_ONCE]) for start in starts]
+        steps = [order[start : start + AT_ONCE] for start in range(0, len(order), AT_ONCE)]
     else:
         steps = [
-            (start, slice(start, min(start + AT_ONCE, block.stop)))
+            slice(start, min(start + AT_ONCE, block.stop))
             for block in blocks
             for start in range(block.start, block.stop, AT_ONCE)
         ]
-    for number, (_, rows) in enumerate(steps, 1):
-        yield rows, until if number == len(steps) else int(event_at[steps[number][0]])
+    for rows, following in zip(steps, [*steps[1:], None], strict=True):
+        if following is None:
+            yield rows, until
+        else:
+            first = following.start if isinstance(following, slice) else following[0]
+            yield rows, int(event_at[first])
 
 
 def _blocks(place: Integers) -> list[slice]:

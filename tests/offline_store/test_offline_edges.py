@@ -25,7 +25,7 @@ from feast.value_type import ValueType
 from hindcast import sweep
 from hindcast.asof import PointInTimeJoin
 from hindcast.errors import RetrievalError
-from hindcast.offline_store import DuckDBOfflineStore
+from hindcast.offline_store import DuckDBOfflineStore, LatestRowsJob
 
 pytestmark = pytest.mark.usefixtures("either_way")
 
@@ -260,6 +260,30 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_again(
     assert job.to_arrow()["v"].to_pylist() == [2]
 
 
+def test_the_newest_rows_of_a_file_that_is_replaced_are_read_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the newest row was is found in one file, and the row itself in another."""
+    view = store.view({"k": ["a"], "at": [NOON], "v": [1]})
+    path = Path(view.batch_source.path)
+    job = DuckDBOfflineStore.pull_latest_from_table_or_query(
+        store.config, view.batch_source, ["k"], ["v"], "at", None, NOON - HOUR, NOON + HOUR
+    )
+    planned = LatestRowsJob._planned
+
+    def replaced(job: LatestRowsJob, connection: Any) -> list[str]:
+        first, *rest = planned(job, connection)
+        if not path.with_suffix(".done").exists():
+            path.with_suffix(".done").touch()
+            connection.execute(first)
+            os.replace(write(path.with_suffix(".new"), table(["a"], [NOON + TICK], [2])), path)
+            return rest
+        return [first, *rest]
+
+    monkeypatch.setattr(LatestRowsJob, "_planned", replaced)
+    assert job.to_arrow()["v"].to_pylist() == [2]
+
+
 def test_a_file_that_is_replaced_before_created_times_are_read_is_read_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,6 +304,22 @@ def test_a_file_that_is_replaced_before_created_times_are_read_is_read_again(
     monkeypatch.setattr(sweep, "PIECE", 10)  # in SQL alone they are read with the rows
     assert job.to_arrow()["v"].to_pylist() == [1]
     assert path.with_suffix(".done").exists()
+
+
+def test_a_file_that_is_taken_away_while_it_is_read_is_named(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = store.view({"k": ["a"], "at": [NOON], "v": [1]})
+    job = store.job(spine([NOON + HOUR]), [view])
+    statements = PointInTimeJoin.statements
+
+    def gone(join: PointInTimeJoin) -> list[str]:
+        Path(view.batch_source.path).unlink(missing_ok=True)
+        return statements(join)
+
+    monkeypatch.setattr(PointInTimeJoin, "statements", gone)
+    with pytest.raises(RetrievalError, match=Path(view.batch_source.path).name):
+        job.to_arrow()
 
 
 def test_rows_pushed_at_once_are_all_kept(store: Store) -> None:

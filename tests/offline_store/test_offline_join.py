@@ -658,6 +658,25 @@ def test_files_in_order_of_key_are_swept_whatever_the_keys(
     assert job.to_arrow()["v"].to_pylist() == [known(*row) for row in asked]
 
 
+def test_the_keys_of_an_enum_are_compared_as_text(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The spine's type has them in another order than the file."""
+    keys = "abcdefghij"
+    history = [(key, NOON, place) for place, key in enumerate(keys)]
+    lab.publish("by_key", rows(KEYED, *history), row_group_size=1)
+    view = departures(lab, *history)
+    view.batch_source = FileSource(
+        path="../data/published/current/by_key.parquet", timestamp_field="known_at"
+    )
+    for name, value in (("PIECE", 1), ("LARGEST", 10**6), ("ROWS_PER_FILE", 0)):
+        monkeypatch.setattr(sweep, name, value)
+    kind = f"enum({', '.join(repr(key) for key in reversed(keys))})"
+    for key in keys:
+        spine = f"select '{key}'::{kind} as origin, timestamptz '{NOON}' as event_timestamp"
+        assert lab.join(spine, [view]).to_arrow()["departures"].to_pylist() == [keys.index(key)]
+
+
 def test_a_key_that_cannot_stand_in_sql_is_joined_too(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
