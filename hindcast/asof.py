@@ -165,8 +165,7 @@ class PointInTimeJoin:
     `session` prepares temporary tables: the spine with a row number, and for each set of join
     keys its entities and its prediction times. `query` joins the views to them, in the spine's
     order. `swept` has the numbers of the views (from 1) that are joined by sweep, with the pieces
-    to read; `merged` those that are joined by merge. The others are joined by
-    slots.
+    to read; `merged` those that are joined by merge. The others are joined by slots.
     """
 
     spine: Spine
@@ -425,8 +424,7 @@ class PointInTimeJoin:
             return f"(\nfrom {entities} semi join {p}wanted using ({p}entity)\n)"
         assert piece.key
         number = [column for _, column in view.keys].index(piece.key) + 1
-        key = f"{p}key_{number}::{view.source.require(piece.key)}"
-        within = select(["1"], entities, _between_keys(piece, key), "limit 1")
+        within = select(["1"], entities, _between_keys(piece, f"{p}key_{number}"), "limit 1")
         return entities if connection.execute(within).fetchone() else None
 
     def _history_of(self, piece: Piece, view: View, entities: str) -> str:

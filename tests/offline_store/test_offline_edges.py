@@ -26,6 +26,7 @@ from hindcast import sweep
 from hindcast.asof import PointInTimeJoin
 from hindcast.errors import RetrievalError
 from hindcast.offline_store import DuckDBOfflineStore, LatestRowsJob
+from hindcast.sources import Session
 
 pytestmark = pytest.mark.usefixtures("either_way")
 
@@ -260,10 +261,21 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_again(
     assert job.to_arrow()["v"].to_pylist() == [2]
 
 
+def test_what_a_join_has_read_of_the_spine_is_not_read_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Feast asks for the metadata after every join with features on demand."""
+    job = store.job(spine([NOON, NOON + HOUR]), [store.view({"k": ["a"], "at": [NOON], "v": [1]})])
+    job.to_arrow()
+    monkeypatch.setattr(Session, "run", None)
+    assert job.metadata.min_event_timestamp == NOON
+    assert job.metadata.max_event_timestamp == NOON + HOUR
+
+
 def test_the_newest_rows_of_a_file_that_is_replaced_are_read_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the newest row was is found in one file, and the row itself in another."""
+    """The first step finds the newest time in one file, the second looks for it in another."""
     view = store.view({"k": ["a"], "at": [NOON], "v": [1]})
     path = Path(view.batch_source.path)
     job = DuckDBOfflineStore.pull_latest_from_table_or_query(

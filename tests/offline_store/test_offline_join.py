@@ -7,9 +7,11 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -119,6 +121,7 @@ HOURLY = rows(
 JOIN_HOURLY = """
 import sys
 from pathlib import Path
+from typing import Any
 sys.path.insert(0, sys.argv[1])
 from test_offline_join import Lab, join_hourly
 print(join_hourly(Lab(Path(sys.argv[2]))))
@@ -644,8 +647,14 @@ def test_files_in_order_of_key_are_swept_whatever_the_keys(
     for name, value in (("PIECE", 50), ("LARGEST", 10**6), ("ROWS_PER_FILE", 0)):
         monkeypatch.setattr(sweep, name, value)
     asked = [(key, NOON + tick * MICROSECOND) for tick in range(-1, 21) for key in [*keys, None]]
+    read, ranges = sweep.SweepByKey.read, list[int]()
+
+    def noted(self: sweep.SweepByKey, *args: Any, **columns: Any) -> None:
+        ranges.append(len(columns["place"]))
+        read(self, *args, **columns)
+
+    monkeypatch.setattr(sweep.SweepByKey, "read", noted)
     job = lab.join(rows({"k": kind, "event_timestamp": UTC_US}, *asked), [view])
-    assert "by_key: Hindcast sweeps" in job.to_sql()
 
     def known(key: object, asked_at: datetime) -> int | None:
         seen = [
@@ -656,6 +665,22 @@ def test_files_in_order_of_key_are_swept_whatever_the_keys(
         return max(seen)[-1] if seen else None
 
     assert job.to_arrow()["v"].to_pylist() == [known(*row) for row in asked]
+    assert len(ranges) > 3
+    assert sum(ranges) == 40 * len(keys)
+
+
+def in_order_of_key(lab: Lab, monkeypatch: pytest.MonkeyPatch, keys: Iterable[str]) -> FeatureView:
+    """A row group for each key, over the same hours, so that only the key puts them in order."""
+    hours = [NOON + timedelta(hours=hour) for hour in range(10)]
+    history = [(key, at, place) for key in keys for place, at in enumerate(hours)]
+    lab.publish("by_key", rows(KEYED, *history), row_group_size=10)
+    view = departures(lab, *history)
+    view.batch_source = FileSource(
+        path="../data/published/current/by_key.parquet", timestamp_field="known_at"
+    )
+    for name, value in (("PIECE", 10), ("LARGEST", 10**6), ("ROWS_PER_FILE", 0)):
+        monkeypatch.setattr(sweep, name, value)
+    return view
 
 
 def test_the_keys_of_an_enum_are_compared_as_text(
@@ -663,32 +688,21 @@ def test_the_keys_of_an_enum_are_compared_as_text(
 ) -> None:
     """The spine's type has them in another order than the file."""
     keys = "abcdefghij"
-    history = [(key, NOON, place) for place, key in enumerate(keys)]
-    lab.publish("by_key", rows(KEYED, *history), row_group_size=1)
-    view = departures(lab, *history)
-    view.batch_source = FileSource(
-        path="../data/published/current/by_key.parquet", timestamp_field="known_at"
-    )
-    for name, value in (("PIECE", 1), ("LARGEST", 10**6), ("ROWS_PER_FILE", 0)):
-        monkeypatch.setattr(sweep, name, value)
+    view = in_order_of_key(lab, monkeypatch, keys)
     kind = f"enum({', '.join(repr(key) for key in reversed(keys))})"
     for key in keys:
-        spine = f"select '{key}'::{kind} as origin, timestamptz '{NOON}' as event_timestamp"
-        assert lab.join(spine, [view]).to_arrow()["departures"].to_pylist() == [keys.index(key)]
+        job = lab.join(f"select '{key}'::{kind} as origin, timestamptz '{NOON}' as t", [view])
+        assert "Hindcast sweeps" in job.to_sql()
+        assert job.to_arrow()["departures"].to_pylist() == [0]
 
 
 def test_a_key_that_cannot_stand_in_sql_is_joined_too(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = ["a", "a\0", "a\0b", "b"]
-    history = [(key, NOON, place) for place, key in enumerate(keys * 10)]
-    lab.publish("nul", rows(KEYED, *sorted(history)), row_group_size=10)
-    view = departures(lab, *history)
-    view.batch_source = FileSource(
-        path="../data/published/current/nul.parquet", timestamp_field="known_at"
-    )
-    monkeypatch.setattr(sweep, "PIECE", 10)
-    assert joined(lab, view, *((key, NOON) for key in keys)) == [36, 37, 38, 39]
+    view = in_order_of_key(lab, monkeypatch, keys)
+    asked = [(key, NOON + timedelta(hours=hour)) for key in keys for hour in range(10)]
+    assert joined(lab, view, *asked) == [*range(10)] * 4
 
 
 @pytest.mark.parametrize("of_the_day", [2, None])

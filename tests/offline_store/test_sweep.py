@@ -124,15 +124,16 @@ def test_a_sweep_sees_what_looking_at_every_row_sees(
     groups=st.lists(
         st.tuples(st.integers(1, 4), st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=9
     ),
-    chance=st.randoms(use_true_random=False),
+    seed=st.integers(0, 2**32),
     has_created=st.booleans(),
 )
 @settings(deadline=None)
 @pytest.mark.parametrize("blocks", [2, 100])
 def test_row_groups_that_threads_hand_over_in_turns_are_put_in_order(
-    blocks: int, groups: list[tuple[int, int, int]], chance: random.Random, has_created: bool
+    blocks: int, groups: list[tuple[int, int, int]], seed: int, has_created: bool
 ) -> None:
     """A file in order of time; row groups come in order from each of three threads."""
+    chance = random.Random(seed)
     threads: tuple[list[Row], ...] = ([], [], [])
     at = place = 0
     for rows, thread, gap in groups:
@@ -151,6 +152,14 @@ def test_row_groups_that_threads_hand_over_in_turns_are_put_in_order(
             patch.setattr(sweep, "BLOCKS", blocks)
             read(found, history, created_at)
         assert found.seen().tolist() == [oracle(history, *p, 0) for p in predictions]
+
+
+def test_rows_that_tie_are_seen_to_though_they_come_from_two_threads() -> None:
+    """Rows 0 and 2 come first, then row 1, which is of the same time as row 0."""
+    history = [(0, 5, 9, 0), (0, 7, 0, 2), (0, 5, 8, 1)]
+    found = Sweep(np.zeros(1, np.int32), np.array([6]), ENTITIES, 0)
+    read(found, history, created_times(history))
+    assert found.seen().tolist() == [0]
 
 
 @pytest.mark.parametrize("kind", [Sweep, SweepByKey])
