@@ -48,7 +48,8 @@ HISTORY_PER_SPINE_ROW = 16
 EARLIEST = -9_223_372_022_400_000_000
 """The first microsecond that DuckDB has a timestamp for."""
 WANTED = 0.5
-"""The share of entities below which a piece is read for these alone (measured)."""
+"""The share of entities below which a piece is read for these alone; above, that saves nothing
+(measured)."""
 CROWDED = 32
 """Slots that share a bucket, on average, above which a merge costs less (measured)."""
 
