@@ -20,143 +20,28 @@ plans with equal answers:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import pairwise
 
 import duckdb
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
-from feast.repo_config import RepoConfig
 
-from hindcast.errors import ReplacedError, RetrievalError
-from hindcast.sources import RowGroup, Session, Snapshot, Source, Spine, published_views
-from hindcast.sql import literal, quote, select
-from hindcast.sweep import NEVER, NONE, Sweep, SweepByKey, pieces, pieces_by_key
-
-INTEGERS = {
-    f"{sign}{size}INT" for sign in ("", "U") for size in ("TINY", "SMALL", "BIG", "HUGE", "")
-} | {"INTEGER", "UINTEGER"}
-FLOATS = {"FLOAT", "DOUBLE"}
+from hindcast.history import History, Piece
+from hindcast.sources import RowGroup, Session, Spine, published_views
+from hindcast.sql import micros, quote, select
+from hindcast.sweep import NONE, pieces, pieces_by_key
+from hindcast.view import INTEGERS, View
 
 HISTORY_PER_SPINE_ROW = 16
 """From this many feature rows per spine row on, slots cost less than a merge (measured)."""
 EARLIEST = -9_223_372_022_400_000_000
 """The first microsecond that DuckDB has a timestamp for."""
-WANTED = 0.5
-"""The share of entities below which a piece is read for these alone; above, that saves nothing
-(measured)."""
 CROWDED = 32
 """Slots that share a bucket, on average, above which a merge costs less (measured)."""
-
-
-@dataclass(frozen=True)
-class View:
-    """What one feature view adds: the columns to match, to take, and the rows that count."""
-
-    name: str
-    source: Source
-    keys: tuple[tuple[str, str], ...]
-    """(spine column, source column)."""
-    features: dict[str, str]
-    """Output name -> source column."""
-    timestamp: str
-    created: str | None
-    ttl: timedelta
-
-    @classmethod
-    def of(
-        cls,
-        view: FeatureView,
-        feature_refs: Iterable[str],
-        full_feature_names: bool,
-        config: RepoConfig,
-        snapshot: Snapshot,
-        connection: duckdb.DuckDBPyConnection,
-    ) -> View:
-        """Read a feature view's declaration and its source's columns.
-
-        Raises RetrievalError if the source lacks a column that the view declares.
-        """
-        if view.batch_source is None:
-            raise RetrievalError(f"feature view {view.name} has no source to read history from.")
-        source = Source.of(view.batch_source, config, snapshot, connection)
-        in_source = {
-            mapped: raw
-            for raw, mapped in view.batch_source.field_mapping.items()
-            if raw in source.columns
-        }
-        projection = view.projection
-        prefix = f"{projection.name_to_use()}:"
-        asked = {ref.removeprefix(prefix) for ref in feature_refs if ref.startswith(prefix)}
-        shown = f"{projection.name_alias or view.name}__" if full_feature_names else ""
-        names = [feature.name for feature in view.features if feature.name in asked]
-        if unknown := sorted(asked.difference(names)):
-            raise RetrievalError(
-                f"feature view {view.name} has no feature {', '.join(unknown)}. It has "
-                f"{', '.join(feature.name for feature in view.features)}."
-            )
-        keys = [key.name for key in view.entity_columns if key.name != DUMMY_ENTITY_ID]
-        created = view.batch_source.created_timestamp_column
-        declared = cls(
-            name=projection.name_to_use(),
-            source=source,
-            keys=tuple(
-                (projection.join_key_map.get(key, key), in_source.get(key, key)) for key in keys
-            ),
-            features={f"{shown}{name}": in_source.get(name, name) for name in names},
-            timestamp=in_source.get(
-                view.batch_source.timestamp_field, view.batch_source.timestamp_field
-            ),
-            created=in_source.get(created, created) if created else None,
-            ttl=view.ttl or timedelta(0),
-        )
-        for column in [*(column for _, column in declared.keys), *declared.features.values()]:
-            source.require(column)
-        return declared
-
-    def match(self, spine: Spine, spine_key: str, column: str) -> str:
-        """SQL for a key of the spine in the type of this view's key.
-
-        Integers of every width match each other, and a float that holds a whole number (what
-        pandas makes of integers with missing values) matches that integer; so does a decimal
-        that the other's type holds exactly. Other differences
-        of type are refused: `1` and `'1'` may be the same entity, but we do not guess.
-        """
-        theirs = self.source.require(column)
-        ours = spine.columns[spine_key]
-        key = f"spine.{quote(spine_key)}"
-        if spine.has_no_value(spine_key):
-            return f"try_cast({key} as {theirs})"
-        if ours in FLOATS and theirs in INTEGERS:
-            return f"case when {key} = trunc({key}) then try_cast({key} as {theirs}) end"
-        if _kind(ours) != _kind(theirs):
-            raise RetrievalError(
-                f"{spine_key!r} is {ours} in entity_df, but {column!r} is {theirs} in feature "
-                f"view {self.name} ({self.source.label}). Cast one of them: they must be alike."
-            )
-        if _kind(ours) == "decimal" and ours != theirs:  # no decimal may be wide enough for both
-            fitting = f"try_cast({key} as {theirs})"
-            return f"case when try_cast({fitting} as {ours}) = {key} then {fitting} end"
-        return key
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Rows of history that are read together: those from a time to before another, in microseconds
-    since 1970, and where history is in order of key, from one key to before another; None is no
-    end."""
-
-    since: int
-    until: int
-    key: str | None = None
-    """The column of the key; None where history is in order of time."""
-    first: int | str | None = None
-    before: int | str | None = None
 
 
 @dataclass(frozen=True)
@@ -227,39 +112,17 @@ class PointInTimeJoin:
         return replace(base, prelude=prelude, frames=frames)
 
     def _entities(self, number: int, keys: tuple[str, ...]) -> str:
-        """Each entity of the spine, its first and last time, and its buckets.
-
-        An entity's span is cut into about as many buckets as it has rows, each 2^shift
-        microseconds wide. Buckets are numbered through all entities, from `base` on.
-        """
+        """The entities that the spine asks for at some time, numbered from 1 on."""
         p = self.prefix
         named = [f"{key} as {p}key_{place}" for place, key in enumerate(keys, 1)]
-        grouped = select(
-            [
-                *named,
-                f"epoch_us(min(spine.{p}at)) as first_at",
-                f"epoch_us(max(spine.{p}at)) as last_at",
-                "count(*) as row_count",
-            ],
+        asked = select(
+            named or [f"true as {p}only"],
             f"{p}spine as spine",
             [f"isfinite(spine.{p}at)", *(f"{key} is not null" for key in keys)],
             "group by all",
         )
-        width = "case when last_at > first_at then floor(log2(last_at - first_at)) + 1 else 0 end"
-        shifted = select(
-            ["*", f"greatest(0, {width} - ceil(log2(row_count)))::int as shift"], f"(\n{grouped}\n)"
-        )
-        columns = [
-            "*",
-            f"(row_number() over ())::int as {p}entity",
-            "coalesce(sum(((last_at - first_at) >> shift) + 1) over (\n"
-            "        rows between unbounded preceding and 1 preceding\n"
-            "    ), 0)::bigint as base",
-        ]
-        return (
-            f"create temp table {p}entities_{number} as\n"
-            f"{select(columns, f'({chr(10)}{shifted}{chr(10)})', ['first_at is not null'])}"
-        )
+        numbered = select(["*", f"(row_number() over ())::int as {p}entity"], f"(\n{asked}\n)")
+        return f"create temp table {p}entities_{number} as\n{numbered}"
 
     def _times(self, number: int, keys: tuple[str, ...]) -> str:
         """Each row of the spine that has keys and a time, with its entity."""
@@ -347,9 +210,10 @@ class PointInTimeJoin:
     def _crowd(self, view: View, connection: duckdb.DuckDBPyConnection) -> float:
         """How many slots share the bucket of a spine row, on average."""
         p, number = self.prefix, self._key_set(view)
+        connection.execute(self._spans(number))
         in_bucket = select(
             ["count(distinct times.asked_at) as slots"],
-            f"{p}times_{number} as times join {p}entities_{number} as entity using ({p}entity)",
+            f"{p}times_{number} as times join {p}spans_{number} as entity using ({p}entity)",
             tail="group by entity.base + ((times.asked_at - entity.first_at) >> entity.shift)",
         )
         answer = connection.execute(
@@ -359,129 +223,56 @@ class PointInTimeJoin:
 
     # --- the sweep ------------------------------------------------------------------------
 
-    def sweep(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Make a table of the places of the rows that the swept views' predictions see."""
-        p = self.prefix
+    def sweep(
+        self, connection: duckdb.DuckDBPyConnection, *, fetch: bool = False
+    ) -> dict[int, list[pa.ChunkedArray]]:
+        """Find the rows that the swept views' predictions see, and keep their places in a table.
+
+        `fetch`: where the files let it, give the features of those rows instead, by the numbers of
+        the views.
+        """
+        p, fetched = self.prefix, dict[int, list[pa.ChunkedArray]]()
         if not self.swept:
-            return
-        (rows,) = connection.execute(f"select count(*) from {p}spine").fetchone() or (0,)
+            return fetched
+        asked = f"select count(*), current_setting('threads') from {p}spine"
+        rows, threads = connection.execute(asked).fetchone() or (0, 1)
         columns = {f"{p}row": np.arange(1, rows + 1)}
-        for number in self.swept:
-            columns[f"{p}place_{number}"] = self._places(number, rows, connection)
-        connection.register(f"{p}found", pa.table(columns))
-        connection.execute(f"create temp table {p}places as from {p}found")
-        connection.unregister(f"{p}found")
+        with ThreadPoolExecutor(threads) as pool:
+            for number, pieces_ in self.swept.items():
+                view = self.views[number - 1]
+                history = History(view, self._key_set(view), p, connection, pool)
+                places = history.sweep(pieces_, rows)
+                values = history.values(places) if fetch else None
+                if values is None:
+                    columns[f"{p}place_{number}"] = pa.array(places, mask=places == NONE)
+                else:
+                    fetched[number] = values
+        if len(columns) > 1:
+            connection.register(f"{p}found", pa.table(columns))
+            connection.execute(f"create temp table {p}places as from {p}found")
+            connection.unregister(f"{p}found")
+        return fetched
 
-    def _places(self, number: int, rows: int, connection: duckdb.DuckDBPyConnection) -> pa.Array:
-        """The place of the feature row that each row of the spine sees, NULL if none."""
-        p, view = self.prefix, self.views[number - 1]
-        asked = connection.execute(
-            f"select {p}row, {p}entity, asked_at from {p}times_{self._key_set(view)}"
-        ).to_arrow_table()
-        row, entity, asked_at = (column.to_numpy() for column in asked.columns)
-        by_key = self.swept[number][0].key is not None
-        count = int(entity.max(initial=0)) + 1
-        found = (SweepByKey if by_key else Sweep)(entity, asked_at, count, micros(view.ttl))
-        del asked, entity, asked_at
-        for piece in self.swept[number]:
-            known = self._asked_for(piece, view, found, connection)
-            if known is None:
-                continue
-            # a relation's threads write Arrow themselves, which costs a fifth less
-            history = connection.sql(self._history_of(piece, view, known)).to_arrow_table()
-            columns = {name: history[name].to_numpy() for name in history.column_names}
-            del history
-            created_at = partial(self._created_at, piece, view, connection)
-            columns["created_at"] = created_at if view.created else None
-            if isinstance(found, Sweep):
-                found.read(piece.since, piece.until, **columns)
-            else:
-                found.read(**columns)
-            del columns  # before the next ones are there
-        whole = np.full(rows, NONE, np.int64)
-        whole[row - 1] = found.seen()
-        return pa.array(whole, mask=whole == NONE)
-
-    def _asked_for(
-        self,
-        piece: Piece,
-        view: View,
-        found: Sweep | SweepByKey,
-        connection: duckdb.DuckDBPyConnection,
-    ) -> str | None:
-        """SQL for the entities of which rows of a piece are to be read, None if there are none.
-
-        A time piece may ask for a table `wanted`, which is registered until the next one.
-        """
-        p = self.prefix
-        entities = f"{p}entities_{self._key_set(view)}"
-        if isinstance(found, Sweep):
-            wanted = found.wanted(piece.since, piece.until)
-            if not len(wanted):
-                return None
-            if len(wanted) >= WANTED * found.entities:
-                return entities
-            connection.register(f"{p}wanted", pa.table({f"{p}entity": wanted.astype(np.int32)}))
-            return f"(\nfrom {entities} semi join {p}wanted using ({p}entity)\n)"
-        assert piece.key
-        number = [column for _, column in view.keys].index(piece.key) + 1
-        within = select(["1"], entities, _between_keys(piece, f"{p}key_{number}"), "limit 1")
-        return entities if connection.execute(within).fetchone() else None
-
-    def _history_of(self, piece: Piece, view: View, entities: str) -> str:
-        """SQL for entities, times and places of the feature rows of a piece."""
-        p, source = self.prefix, view.source
-        columns = {
-            "entity": f"entity.{p}entity",
-            "event_at": source.micros(view.timestamp),
-            "place": source.place,
-        }
-        return select(
-            [f"{sql} as {name}" for name, sql in columns.items()],
-            f"{source.reader}\njoin {entities} as entity\n"
-            f"    on {' and '.join(self._match(view)) or 'true'}",
-            self._inside(piece, view),
-        )
-
-    def _created_at(
-        self,
-        piece: Piece,
-        view: View,
-        connection: duckdb.DuckDBPyConnection,
-        places: npt.NDArray[np.int64],
-    ) -> npt.NDArray[np.int64]:
-        """The created times of rows of a piece, by their places.
-
-        Raises ReplacedError if there are no such rows any more.
-        """
-        assert view.created
-        p, source = self.prefix, view.source
-        connection.register(
-            f"{p}tied", pa.table({"place": places, "number": np.arange(len(places))})
-        )
-        created_at = select(
-            [f"coalesce({source.micros(view.created)}, {NEVER}) as created_at"],
-            f"{source.reader}\njoin {p}tied as tied on tied.place = {source.place}",
-            self._inside(piece, view),
-            "order by tied.number",
-        )
-        found = connection.sql(created_at).to_arrow_table()
-        connection.unregister(f"{p}tied")
-        if len(found) != len(places):
-            raise ReplacedError
-        in_order: npt.NDArray[np.int64] = found["created_at"].to_numpy()
-        return in_order
-
-    def _inside(self, piece: Piece, view: View) -> list[str]:
-        """The conditions that a row of a view's source lies in a piece."""
-        times = self._between(view, ">=", piece.since) + self._between(view, "<=", piece.until - 1)
-        return times + (_between_keys(piece, view.source.column(piece.key)) if piece.key else [])
+    def table(self, connection: duckdb.DuckDBPyConnection) -> pa.Table:
+        """What the last of the statements would give."""
+        fetched = self.sweep(connection, fetch=True)
+        own = list(self.spine.columns) if self.spine.sql is not None else []
+        columns = dict[str, pa.ChunkedArray]()
+        if own or len(fetched) < len(self.views):
+            for statement in self.statements(without=fetched):
+                connection.execute(statement)
+            result = connection.to_arrow_table()
+            columns |= zip(result.column_names, result.columns, strict=True)
+        for number, values in fetched.items():
+            columns |= zip(self.views[number - 1].features, values, strict=True)
+        features = [feature for view in self.views for feature in view.features]
+        return pa.table({name: columns[name] for name in [*own, *features]})
 
     # --- the query ------------------------------------------------------------------------
 
-    def statements(self) -> list[str]:
+    def statements(self, without: Collection[int] = ()) -> list[str]:
         """The join itself. The last statement gives all columns for a spine in SQL, and for a
-        frame only those it does not have.
+        frame only those it does not have. `without` some views, by their numbers.
 
         What each view's first step finds is kept in a temporary table, so that the memory of one
         step is free for the next.
@@ -491,19 +282,23 @@ class PointInTimeJoin:
             views = [n for n, v in enumerate(self.views, 1) if self._key_set(v) == number]
             in_sql = [n for n in views if n not in self.swept]
             by_slots = [n for n in in_sql if n not in self.merged]
+            if in_sql:
+                made.append(self._spans(number))
             if by_slots:
                 made.append(self._slots(number))
             made += [self._seen(n) for n in in_sql]
             if by_slots:
                 made.append(f"drop table {p}slots_{number}")
-        return [*made, self._query()]
+        return [*made, self._query(without)]
 
-    def _query(self) -> str:
+    def _query(self, without: Collection[int]) -> str:
         p, steps = self.prefix, list[str]()
         own = self.spine.columns if self.spine.sql is not None else []
         columns = [f"spine.{quote(name)}" for name in own]
         tables = [f"{p}spine as spine"]
         for number, view in enumerate(self.views, 1):
+            if number in without:
+                continue
             alias = f"view_{number}"
             made = self._at_place if number in self.swept else self._values
             steps += [f"{name} as (\n{sql}\n)" for name, sql in made(number, view)]
@@ -518,6 +313,37 @@ class PointInTimeJoin:
 
     def _name(self, number: int, step: str = "") -> str:
         return f"{self.prefix}{number} {self.views[number - 1].name}{step}"
+
+    def _spans(self, number: int) -> str:
+        """Each entity with its first and last time in the spine, and its buckets.
+
+        An entity's span is cut into about as many buckets as it has rows, each 2^shift
+        microseconds wide. Buckets are numbered through all entities, from `base` on.
+        """
+        p = self.prefix
+        spans = select(
+            [
+                f"{p}entity",
+                "min(asked_at) as first_at",
+                "max(asked_at) as last_at",
+                "count(*) as row_count",
+            ],
+            f"{p}times_{number}",
+            tail=f"group by {p}entity",
+        )
+        width = "case when last_at > first_at then floor(log2(last_at - first_at)) + 1 else 0 end"
+        shifted = select(
+            ["*", f"greatest(0, {width} - ceil(log2(row_count)))::int as shift"],
+            f"{p}entities_{number}\njoin (\n{spans}\n) as span using ({p}entity)",
+        )
+        columns = [
+            "*",
+            "coalesce(sum(((last_at - first_at) >> shift) + 1) over (\n"
+            "        rows between unbounded preceding and 1 preceding\n"
+            "    ), 0)::bigint as base",
+        ]
+        numbered = select(columns, f"(\n{shifted}\n)")
+        return f"create temp table if not exists {p}spans_{number} as\n{numbered}"
 
     def _slots(self, number: int) -> str:
         """The slots of a set of keys, and which buckets each of them touches.
@@ -540,7 +366,7 @@ class PointInTimeJoin:
                 f"coalesce(slot.after, {-(2**63)}) as after",
                 f"unnest(range(\n        {first},\n        {last} + 1\n    )) as bucket",
             ],
-            f"(\n{cut}\n) as slot\njoin {p}entities_{number} as entity using ({p}entity)",
+            f"(\n{cut}\n) as slot\njoin {p}spans_{number} as entity using ({p}entity)",
             ["slot.after is null or slot.after < slot.asked_at"],
         )
         return f"create temp table {p}slots_{number} as\n{touched}"
@@ -620,7 +446,7 @@ class PointInTimeJoin:
                 " as bucket",
                 *(f"feature.{column}" for column in dict.fromkeys([event, "known_at"])),
             ],
-            f"(\n{read}\n) as feature\njoin {p}entities_{self._key_set(view)} as entity\n"
+            f"(\n{read}\n) as feature\njoin {p}spans_{self._key_set(view)} as entity\n"
             f"    on {' and '.join(match) or 'true'}",
             limits,
         )
@@ -634,22 +460,8 @@ class PointInTimeJoin:
         if self.period is None:
             return []
         first, last = self._span(view)
-        since = self._between(view, ">=", first) if first > EARLIEST else []
-        return [*self._between(view, "<=", last), *since]
-
-    def _match(self, view: View) -> list[str]:
-        """The conditions that a row of the source is of an entity."""
-        return [
-            f"{view.source.column(column)} = entity.{self.prefix}key_{place}"
-            for place, (_, column) in enumerate(view.keys, 1)
-        ]
-
-    def _between(self, view: View, sign: str, bound: int) -> list[str]:
-        """The condition that an event time lies on one side of an instant."""
-        source = view.source
-        return [
-            f"{source.moment(view.timestamp)} {sign} {source.as_moment(view.timestamp, str(bound))}"
-        ]
+        since = view.between(">=", first) if first > EARLIEST else []
+        return [*view.between("<=", last), *since]
 
     def _fill(self, view: View, history: str) -> str:
         """By slots: the newest row of each slot, carried on to the predictions after it."""
@@ -689,7 +501,7 @@ class PointInTimeJoin:
     def _found(self, number: int, view: View, ties: list[str], places: list[str]) -> str:
         """The feature rows of those entities and event times: more than one where they tie."""
         p, source = self.prefix, view.source
-        match = self._match(view)
+        match = view.matches(self.prefix)
         match.append(
             f"{source.moment(view.timestamp)} = {source.as_moment(view.timestamp, 'seen.event_at')}"
         )
@@ -711,32 +523,3 @@ class PointInTimeJoin:
             f"{source.reader}\njoin (\n{rows}\n) as seen\n    on "
             + "\n    and ".join(match).replace("entity.", "seen."),
         )
-
-
-def _kind(duckdb_type: str) -> str:
-    """Types that can be compared without loss or surprise share a kind."""
-    if duckdb_type in INTEGERS:
-        return "integer"
-    if duckdb_type.startswith("DECIMAL"):
-        return "decimal"
-    return "VARCHAR" if duckdb_type.startswith("ENUM") else duckdb_type
-
-
-def _between_keys(piece: Piece, column: str) -> list[str]:
-    """The conditions that a key lies in a piece."""
-    ends = ((">=", piece.first), ("<", piece.before))
-    return [
-        f"{column} {sign} {literal(key) if isinstance(key, str) else key}"
-        for sign, key in ends
-        if key is not None
-    ]
-
-
-def micros(span: timedelta) -> int:
-    """A span in whole microseconds."""
-    return span // timedelta(microseconds=1)
-
-
-def instant(time: datetime) -> str:
-    """SQL for an instant."""
-    return f"timestamptz '{time.astimezone(UTC)}'"

@@ -59,7 +59,7 @@ from feast.utils import compute_non_entity_date_range
 from pydantic import StrictInt, StrictStr
 
 from hindcast import write
-from hindcast.asof import PointInTimeJoin, View, instant
+from hindcast.asof import PointInTimeJoin
 from hindcast.errors import MissingInputError, ReplacedError, RetrievalError
 from hindcast.sources import (
     Session,
@@ -71,8 +71,9 @@ from hindcast.sources import (
     refuse_duplicates,
     stamps,
 )
-from hindcast.sql import best_first, literal, quote, select
+from hindcast.sql import best_first, instant, literal, quote, select
 from hindcast.statistics import column_metrics
+from hindcast.view import View
 
 logger = logging.getLogger(__name__)
 
@@ -437,6 +438,10 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
             connection.execute(statement)
         return connection
 
+    def _result(self, connection: duckdb.DuckDBPyConnection) -> pa.Table:
+        """The whole result of the last statement."""
+        return self._executed(connection).to_arrow_table()
+
     def _stamps(self) -> list[tuple[int, int, int] | None]:
         """What files look like that are read more than once, and must be the same each time."""
         return []
@@ -447,7 +452,7 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]
             before = self._stamps()
             try:
                 with self._session.run() as connection:
-                    result = self._executed(connection).to_arrow_table()
+                    result = self._result(connection)
             except RetrievalError as error:
                 if self._stamps() == before:
                     raise
@@ -544,6 +549,11 @@ class PointInTimeJob(DuckDBRetrievalJob):
         for statement in join.statements():
             connection.execute(statement)
         return connection
+
+    def _result(self, connection: duckdb.DuckDBPyConnection) -> pa.Table:
+        """Likewise, and values of features need not come by SQL."""
+        self._dated = join = self._join.planned(connection)
+        return join.table(connection)
 
     def _stamps(self) -> list[tuple[int, int, int] | None]:
         """What the files look like: a join reads them several times, and all must be the same."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
 
 
 def select(columns: Sequence[str], source: str, where: Sequence[str] = (), tail: str = "") -> str:
@@ -29,3 +30,13 @@ def literal(text: str) -> str:
     """A string."""
     escaped = text.replace("'", "''")
     return f"'{escaped}'"
+
+
+def micros(span: timedelta) -> int:
+    """A span in whole microseconds."""
+    return span // timedelta(microseconds=1)
+
+
+def instant(time: datetime) -> str:
+    """SQL for an instant."""
+    return f"timestamptz '{time.astimezone(UTC)}'"

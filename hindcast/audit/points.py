@@ -16,9 +16,8 @@ from typing import Any
 
 import duckdb
 
-from hindcast.asof import instant, micros
 from hindcast.dbt import KNOWN_AT, FeatureViewSpec
-from hindcast.sql import quote, select
+from hindcast.sql import instant, micros, quote, select
 
 EXAMPLES = 5
 """Differences of one feature that are shown; all are counted."""

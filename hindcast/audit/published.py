@@ -17,13 +17,12 @@ import pyarrow as pa
 from feast import FeatureStore
 
 from hindcast import snapshot
-from hindcast.asof import instant
 from hindcast.audit.points import in_memory
 from hindcast.config import ProjectConfig
 from hindcast.dbt import PROJECT_FILE, ProjectSpec
 from hindcast.errors import HindcastError, MissingInputError
 from hindcast.registry import PUBLISHED
-from hindcast.sql import literal, quote
+from hindcast.sql import instant, literal, quote
 
 PREDICT_AT = "predict_at"
 SPAN = timedelta(days=1)

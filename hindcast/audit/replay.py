@@ -24,7 +24,6 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from hindcast.asof import instant
 from hindcast.audit.points import (
     EXAMPLES,
     Compared,
@@ -41,7 +40,7 @@ from hindcast.audit.published import PREDICT_AT, SPAN, Published
 from hindcast.audit.reach import since
 from hindcast.audit.workshop import Workshop, World
 from hindcast.dbt import FeatureViewSpec
-from hindcast.sql import quote, select
+from hindcast.sql import instant, quote, select
 
 Tell = Callable[[str], None]
 

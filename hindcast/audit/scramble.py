@@ -23,14 +23,13 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from hindcast.asof import instant
 from hindcast.audit.points import Compared, Outcome, added, in_memory
 from hindcast.audit.published import SPAN, Published
 from hindcast.audit.reach import since
 from hindcast.audit.replay import compare_inputs, compare_view
 from hindcast.audit.workshop import Workshop, World
 from hindcast.errors import HindcastError
-from hindcast.sql import literal, quote
+from hindcast.sql import instant, literal, quote
 
 Record = dict[str, Any]
 

@@ -15,12 +15,11 @@ from typing import Any
 
 import duckdb
 
-from hindcast.asof import instant
 from hindcast.audit.points import Difference, in_memory, values_at
 from hindcast.audit.published import PREDICT_AT, SPAN
 from hindcast.audit.reach import Source, since
 from hindcast.audit.workshop import Workshop, World
-from hindcast.sql import quote, select
+from hindcast.sql import instant, quote, select
 
 GROWTH = 4
 SHOWN = 3

@@ -21,11 +21,10 @@ import pyarrow.parquet as pq
 from feast import FeatureService, FeatureStore
 from feast.types import String
 
-from hindcast.asof import instant
 from hindcast.errors import MissingInputError
 from hindcast.monitor.period import Period
 from hindcast.sources import Session, Snapshot, Source
-from hindcast.sql import select
+from hindcast.sql import instant, select
 
 PREDICT_AT = "predict_at"
 LOG_TIME = "__log_timestamp"

@@ -17,13 +17,12 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from feast import FeatureStore
 
-from hindcast.asof import instant
 from hindcast.config import ModelFacts, Monitor, Predictions
 from hindcast.errors import HindcastError, MissingInputError
 from hindcast.monitor.period import Period
 from hindcast.monitor.population import PREDICT_AT
 from hindcast.offline_store import query
-from hindcast.sql import literal, quote
+from hindcast.sql import instant, literal, quote
 
 
 @dataclass(frozen=True)

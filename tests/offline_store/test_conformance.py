@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -25,21 +26,26 @@ from conformance import (
 )
 from hypothesis import HealthCheck, given, settings
 
-from hindcast import asof, sweep
+from hindcast import asof, history, row_groups, sweep
 
 HINDCAST = "hindcast.offline_store.DuckDBOfflineStore"
 CASES = int(os.environ.get("HINDCAST_CASES", "2000"))
 IN_PIECES = {"PIECE": 2, "ROWS_PER_FILE": 0, "OVERLAP": 1, "REREAD": math.inf, "AT_ONCE": 2}
+ALWAYS_ASKED_FOR = {"WANTED": math.inf}
 NO_SWEEP = {"PIECE": -1, "LARGEST": -1}
-NOT_IN_TIME = {"pieces": lambda *_, **__: None}
-PLANS = {
-    "sweep": ({}, {}),
-    "sweep in pieces": ({"WANTED": math.inf}, IN_PIECES),
-    "sweep by key": (NOT_IN_TIME, IN_PIECES),
-    "slots": ({"HISTORY_PER_SPINE_ROW": 0, "CROWDED": math.inf}, NO_SWEEP),
-    "merge": ({"HISTORY_PER_SPINE_ROW": math.inf}, NO_SWEEP),
+PLANS: dict[str, dict[ModuleType, dict[str, Any]]] = {
+    "sweep": {},
+    "sweep in pieces": {history: ALWAYS_ASKED_FOR, sweep: IN_PIECES},
+    "sweep by key": {asof: {"pieces": lambda *_, **__: None}, sweep: IN_PIECES},
+    "sweep by DuckDB": {
+        row_groups: {"LARGEST": -1},
+        history: ALWAYS_ASKED_FOR,
+        sweep: IN_PIECES,
+    },
+    "slots": {asof: {"HISTORY_PER_SPINE_ROW": 0, "CROWDED": math.inf}, sweep: NO_SWEEP},
+    "merge": {asof: {"HISTORY_PER_SPINE_ROW": math.inf}, sweep: NO_SWEEP},
 }
-CUT = ("sweep in pieces", "sweep by key")
+CUT = ("sweep in pieces", "sweep by key", "sweep by DuckDB")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +57,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def plan(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, store: Store) -> str:
     """Every join by one plan, whatever its size; pieces are cut from several files."""
     monkeypatch.setattr(store, "files", 3 if request.param in CUT else 1)
-    for module, settings_ in zip((asof, sweep), PLANS[request.param], strict=True):
+    for module, settings_ in PLANS[request.param].items():
         for name, value in settings_.items():
             monkeypatch.setattr(module, name, value)
     return str(request.param)
@@ -110,7 +116,9 @@ def test_history_is_swept_in_the_pieces_that_it_is_cut_into(
     answers = store.join(spine([times[4], times[8]] * 3, "aabbcc"), view)["v"]
     assert cells(answers) == [1, 1, 4, 4, None, 8]
     # in pieces of time, from the newest, nobody asks for the first row of b any more
-    cut = {"sweep": [9], "sweep in pieces": [3, 3, 2], "sweep by key": [2, 3, 4]}
+    in_time = [3, 3, 2]
+    cut = {"sweep": [9], "sweep in pieces": in_time, "sweep by DuckDB": in_time}
+    cut["sweep by key"] = [2, 3, 4]
     assert pieces == cut.get(plan, [])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -25,6 +26,7 @@ from feast.value_type import ValueType
 from hindcast import sweep
 from hindcast.asof import PointInTimeJoin
 from hindcast.errors import RetrievalError
+from hindcast.history import History
 from hindcast.offline_store import DuckDBOfflineStore, LatestRowsJob
 from hindcast.sources import Session
 
@@ -241,24 +243,39 @@ def test_a_job_keeps_the_frame_as_it_was_given(store: Store) -> None:
     assert cells(job.to_df()["v"]) == [10, None]
 
 
-def test_a_file_that_is_replaced_while_it_is_read_is_read_again(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+def before(
+    monkeypatch: pytest.MonkeyPatch, owner: type, method: str, do: Callable[[], None]
 ) -> None:
-    view = store.view({"k": ["a"], "at": [NOON], "v": [1]})
-    path = Path(view.batch_source.path)
-    job = store.job(spine([NOON + HOUR]), [view])
-    statements = PointInTimeJoin.statements
+    """Have something done before each call of a method."""
+    call = getattr(owner, method)
 
-    def replaced(join: PointInTimeJoin) -> list[str]:
+    def then_call(*args: Any, **options: Any) -> Any:
+        do()
+        return call(*args, **options)
+
+    monkeypatch.setattr(owner, method, then_call)
+
+
+@pytest.mark.parametrize("keys", ["a", 1], ids=["by DuckDB", "by row groups"])
+def test_a_file_that_is_replaced_while_it_is_read_is_read_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch, keys: str | int
+) -> None:
+    view = store.view({"k": [keys], "at": [NOON], "v": [1]})
+    path = Path(view.batch_source.path)
+    asked = pa.table({"k": [keys], "event_timestamp": pa.array([NOON + HOUR], UTC_US)})
+    job = store.job(asked, [view])
+
+    def replace() -> None:
         """In the first run the rows are found in one file, and their values read in another."""
         if not path.with_suffix(".done").exists():
             path.with_suffix(".done").touch()
-            rows = table(["b", "a"], [NOON, NOON + TICK], [3, 2])
+            rows = table([keys * 2, keys], [NOON, NOON + TICK], [3, 2])
             os.replace(write(path.with_suffix(".new"), rows), path)
-        return statements(join)
 
-    monkeypatch.setattr(PointInTimeJoin, "statements", replaced)
+    before(monkeypatch, PointInTimeJoin, "statements", replace)
+    before(monkeypatch, History, "values", replace)
     assert job.to_arrow()["v"].to_pylist() == [2]
+    assert path.with_suffix(".done").exists()
 
 
 def test_what_a_join_has_read_of_the_spine_is_not_read_again(
@@ -304,15 +321,13 @@ def test_a_file_that_is_replaced_before_created_times_are_read_is_read_again(
     view = store.view(content, created="made")
     path = Path(view.batch_source.path)
     job = store.job(spine([NOON]), [view])
-    read = PointInTimeJoin._created_at
 
-    def replaced(join: PointInTimeJoin, *args: Any) -> Any:
+    def replace() -> None:
         if not path.with_suffix(".done").exists():
             path.with_suffix(".done").touch()
             os.replace(write(path.with_suffix(".new"), pq.read_table(path).slice(0, 1)), path)
-        return read(join, *args)
 
-    monkeypatch.setattr(PointInTimeJoin, "_created_at", replaced)
+    before(monkeypatch, History, "_created_at", replace)
     monkeypatch.setattr(sweep, "PIECE", 10)  # in SQL alone they are read with the rows
     assert job.to_arrow()["v"].to_pylist() == [1]
     assert path.with_suffix(".done").exists()
@@ -323,13 +338,12 @@ def test_a_file_that_is_taken_away_while_it_is_read_is_named(
 ) -> None:
     view = store.view({"k": ["a"], "at": [NOON], "v": [1]})
     job = store.job(spine([NOON + HOUR]), [view])
-    statements = PointInTimeJoin.statements
 
-    def gone(join: PointInTimeJoin) -> list[str]:
+    def take_away() -> None:
         Path(view.batch_source.path).unlink(missing_ok=True)
-        return statements(join)
 
-    monkeypatch.setattr(PointInTimeJoin, "statements", gone)
+    before(monkeypatch, PointInTimeJoin, "statements", take_away)
+    before(monkeypatch, History, "values", take_away)
     with pytest.raises(RetrievalError, match=Path(view.batch_source.path).name):
         job.to_arrow()
 

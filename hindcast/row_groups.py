@@ -1,0 +1,291 @@
+"""Rows of Parquet files on this machine, read by their place: the file and their number in it.
+
+Once a sweep has found which rows are seen, their values need not be searched for. And where a key
+is an integer whose values lie close together, an array says whose a row is, and no join is needed.
+Only for columns of which DuckDB tells the very type that the files hold. All else (partitions,
+files that differ or lie elsewhere, other types) is for DuckDB to read: see `asof`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from hindcast.errors import ReplacedError, RetrievalError
+from hindcast.sources import PLACES_OF_A_FILE, Source
+from hindcast.sweep import LATEST, NEVER, NONE, Integers, Numbers
+
+Numbered = npt.NDArray[np.intp]
+
+ARROW = {
+    "BOOLEAN": pa.bool_(),
+    "TINYINT": pa.int8(),
+    "SMALLINT": pa.int16(),
+    "INTEGER": pa.int32(),
+    "BIGINT": pa.int64(),
+    "UTINYINT": pa.uint8(),
+    "USMALLINT": pa.uint16(),
+    "UINTEGER": pa.uint32(),
+    "UBIGINT": pa.uint64(),
+    "FLOAT": pa.float32(),
+    "DOUBLE": pa.float64(),
+    "VARCHAR": pa.string(),
+    "DATE": pa.date32(),
+    "TIMESTAMP": pa.timestamp("us"),
+    "TIMESTAMP WITH TIME ZONE": pa.timestamp("us", "UTC"),
+}
+"""What DuckDB calls the types of files that it and pyarrow read alike."""
+AT_ONCE = 500_000
+"""Values of a row group to read at once, about: its columns are read a few at a time."""
+LARGEST = 4_000_000
+"""Rows of a row group, above which a column of it takes too much memory."""
+DENSE = 2**22
+"""Keys that lie within so many are looked up in an array."""
+OF_A_RESULT = 2**20
+"""Values that are put in order at once."""
+INFINITIES = (LATEST, -LATEST)
+"""The microseconds that stand for no time at all."""
+
+
+class Rows(NamedTuple):
+    """Feature rows of some entities, each of shape (rows,): the entity's number, the event time in
+    microseconds since 1970, the place."""
+
+    entity: Numbers
+    event_at: Integers
+    place: Integers
+
+
+@dataclass(frozen=True)
+class LocalFiles:
+    """The files of a source, and what their footers say. Row groups are numbered through all of
+    them, in the order of places."""
+
+    source: Source
+    footers: list[pq.FileMetaData]
+    pool: ThreadPoolExecutor
+
+    @classmethod
+    def of(cls, source: Source, pool: ThreadPoolExecutor) -> LocalFiles | None:
+        """None where files lie elsewhere, cannot be opened, or have too large row groups."""
+        if source.may_leave_out_files([]):
+            return None
+        try:
+            files = cls(source, [pq.read_metadata(path) for path in source.paths], pool)
+        except (OSError, pa.ArrowException):  # if anyone can say what is wrong, it is DuckDB
+            return None
+        return files if files.sizes.max(initial=0) <= LARGEST else None
+
+    @cached_property
+    def groups(self) -> list[tuple[int, int]]:
+        """The file of each row group, and its number in it."""
+        counted = enumerate(footer.num_row_groups for footer in self.footers)
+        return [(file, number) for file, count in counted for number in range(count)]
+
+    @cached_property
+    def sizes(self) -> Integers:
+        """The rows of each row group."""
+        rows = (self.footers[file].row_group(number).num_rows for file, number in self.groups)
+        return np.fromiter(rows, np.int64)
+
+    @cached_property
+    def places(self) -> Integers:
+        """The place of the first row of each row group."""
+        file = np.fromiter((file for file, _ in self.groups), np.int64)
+        before = np.cumsum(self.sizes) - self.sizes
+        first_of_file = np.searchsorted(file, file)
+        places: Integers = file * PLACES_OF_A_FILE + before - before[first_of_file]
+        return places
+
+    @cached_property
+    def _schemas(self) -> list[pa.Schema]:
+        return [footer.schema.to_arrow_schema() for footer in self.footers]
+
+    def read_alike(self, columns: Iterable[str]) -> bool:
+        """Whether pyarrow gives of these columns what DuckDB does."""
+        columns = list(columns)
+        if self.source.may_leave_out_files(columns) or any("." in column for column in columns):
+            return False  # to pyarrow a dot leads into a struct
+        kinds = {column: ARROW.get(self.source.columns[column]) for column in columns}
+        return all(
+            name in schema.names and schema.field(name).type == kind
+            for schema in self._schemas
+            for name, kind in kinds.items()
+        )
+
+    def ends(self, column: str) -> tuple[Integers, Integers]:
+        """The least and the greatest value in each row group: integers, or times in microseconds.
+
+        The lowest and the highest integer where the footer does not say.
+        """
+        first = np.full(len(self.groups), NEVER, np.int64)
+        last = np.full(len(self.groups), LATEST, np.int64)
+        raw = "_raw" * self.source.columns[column].startswith("TIMESTAMP")
+        leaves = [
+            {footer.schema.column(leaf).path: leaf for leaf in range(footer.num_columns)}[column]
+            for footer in self.footers
+        ]
+        for group, (file, number) in enumerate(self.groups):
+            told = self.footers[file].row_group(number).column(leaves[file]).statistics
+            if told is not None and told.has_min_max:
+                first[group], last[group] = getattr(told, f"min{raw}"), getattr(told, f"max{raw}")
+        return first, last
+
+    def read(self, group: int, columns: list[str]) -> pa.Table:
+        """Some columns of a row group.
+
+        Raises ReplacedError if it has other rows than its footer said, RetrievalError if it cannot
+        be read.
+        """
+        file, number = self.groups[group]
+        path = self.source.paths[file]
+        try:
+            with pq.ParquetFile(path, metadata=self.footers[file]) as opened:
+                table = opened.read_row_group(number, columns, use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            raise RetrievalError(f"{self.source.label}: {path} cannot be read: {error}") from error
+        if table.num_rows != self.sizes[group]:
+            raise ReplacedError
+        return table
+
+    def take(self, places: Integers, columns: Iterable[str]) -> list[pa.ChunkedArray]:
+        """The values of columns in the rows at some places, NULL where that is NONE."""
+        columns = list(dict.fromkeys(columns))
+        order = np.argsort(places)
+        in_order = places[order]
+        in_order = in_order[np.searchsorted(in_order, 0) :]
+        ends = np.append(np.searchsorted(in_order, self.places), len(in_order))
+        touched = np.flatnonzero(np.diff(ends)).tolist()
+
+        def some(group: int, names: list[str]) -> list[tuple[str, pa.ChunkedArray]]:
+            rows = pa.array(in_order[ends[group] : ends[group + 1]] - self.places[group])
+            table = self.read(group, names)
+            return [(name, _widened(table[name].take(rows))) for name in names]
+
+        tasks = [
+            (group, columns[at : at + at_once])
+            for group in touched
+            for at_once in [max(1, AT_ONCE // int(self.sizes[group]))]
+            for at in range(0, len(columns), at_once)
+        ]
+        parts: dict[str, list[pa.Array]] = {column: [] for column in columns}
+        for name, part in chain.from_iterable(self.pool.map(lambda task: some(*task), tasks)):
+            parts[name] += part.chunks
+        rank = np.empty_like(places)
+        rank[order] = np.arange(len(in_order) - len(places), len(in_order))
+        ranks = pa.array(rank, mask=rank < 0)
+        kinds = (ARROW[self.source.columns[column]] for column in columns)
+        return [
+            _in_order(parts.pop(column), ranks, kind)
+            for column, kind in zip(columns, kinds, strict=True)
+        ]
+
+    def micros(self, places: Integers, column: str) -> Integers:
+        """Likewise times in microseconds since 1970, NEVER for NULL and the infinities."""
+        (times,) = self.take(places, [column])
+        at = _integers(times, NEVER)
+        micros: Integers = np.where(np.isin(at, INFINITIES), NEVER, at)
+        return micros
+
+
+class KeyedRows:
+    """The feature rows of entities that have one integer for a key."""
+
+    def __init__(self, files: LocalFiles, key: str, time: str, keys: Integers) -> None:
+        """`keys` are those of the entities, which are numbered from 1 on."""
+        self._files, self._key, self._time = files, key, time
+        self._keys = keys
+        self._low = keys.min()
+        self._size = np.uint64(keys.max() - self._low + 1)
+        # behind the last one a place for all keys that are too small or too large
+        self._entity = np.full(int(self._size) + 1, NONE, np.int32)
+        self._times, self._ends = files.ends(time), files.ends(key)
+
+    @classmethod
+    def of(
+        cls, files: LocalFiles, key: str, time: str, numbers: pa.Array, keys: pa.Array
+    ) -> KeyedRows | None:
+        """None where the rows are better read by DuckDB. `numbers` are those of the entities."""
+        kinds = [ARROW.get(files.source.columns[column]) for column in (key, time)]
+        whole = all(pa.types.is_integer(kind) for kind in (kinds[0], keys.type) if kind is not None)
+        timed = kinds[1] is not None and pa.types.is_timestamp(kinds[1])
+        if not (kinds[0] and whole and timed and len(keys) and files.read_alike([key, time])):
+            return None
+        if pa.uint64() in (kinds[0], keys.type):
+            return None
+        by_number = np.empty(len(keys), np.int64)
+        by_number[numbers.to_numpy() - 1] = keys.to_numpy()
+        if int(by_number.max()) - int(by_number.min()) >= DENSE:
+            return None
+        return cls(files, key, time, by_number)
+
+    def entities(self, first: int | None, before: int | None) -> Numbered:
+        """The numbers of the entities whose keys are from one to before another."""
+        inside = np.ones(len(self._keys), np.bool_)
+        if first is not None:
+            inside &= self._keys >= first
+        if before is not None:
+            inside &= self._keys < before
+        return np.flatnonzero(inside) + 1
+
+    def read(self, entities: Numbered, since: int, until: int) -> Rows:
+        """The feature rows of some entities with a time from `since` to before `until`."""
+        keys = self._keys[entities - 1]
+        self._entity[keys - self._low] = entities
+        needed = (self._times[0] < until) & (self._times[1] >= since)
+        needed &= (self._ends[0] <= keys.max()) & (self._ends[1] >= keys.min())
+
+        def rows_of(group: int) -> Rows:
+            table = self._files.read(group, [self._key, self._time])
+            entity = self._whose(table[self._key])
+            at = _integers(table[self._time], LATEST)
+            rows = np.flatnonzero((entity != NONE) & (at >= since) & (at < until))
+            return Rows(entity[rows], at[rows], rows + self._files.places[group])
+
+        parts = list(self._files.pool.map(rows_of, np.flatnonzero(needed).tolist()))
+        self._entity[keys - self._low] = NONE
+        if not parts:
+            return Rows(np.empty(0, np.int32), *np.empty((2, 0), np.int64))
+        return Rows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def _whose(self, key: pa.ChunkedArray) -> Numbers:
+        """The number of the entity that each key is of, NONE if of none that is asked for."""
+        place = _integers(key, 0) - self._low  # what is too small wraps around, and is too large
+        unsigned = place.view(np.uint64)
+        np.minimum(unsigned, self._size, out=unsigned)
+        entity: Numbers = self._entity[place]
+        if key.null_count:
+            entity[key.is_null().to_numpy()] = NONE
+        return entity
+
+
+def _integers(column: pa.ChunkedArray, null: int) -> Integers:
+    """Integers or times as integers of 64 bits."""
+    column = column.cast(pa.int64())
+    numbers: Integers = (column.fill_null(null) if column.null_count else column).to_numpy()
+    return numbers
+
+
+def _widened(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of which there can be more than 2 GB in one array."""
+    return column.cast(pa.large_string()) if pa.types.is_string(column.type) else column
+
+
+def _in_order(parts: list[pa.Array], ranks: pa.Array, kind: pa.DataType) -> pa.ChunkedArray:
+    """The values at some ranks among the parts', NULL where there is none."""
+    if not parts:
+        return pa.chunked_array([pa.nulls(len(ranks), kind)])
+    whole = pa.concat_arrays(parts)
+    parts.clear()
+    steps = (ranks.slice(at, OF_A_RESULT) for at in range(0, len(ranks), OF_A_RESULT))
+    return pa.chunked_array([pc.take(whole, step).cast(kind) for step in steps], kind)
