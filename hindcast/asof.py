@@ -21,7 +21,6 @@ plans with equal answers:
 from __future__ import annotations
 
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -31,6 +30,7 @@ import numpy as np
 import pyarrow as pa
 
 from hindcast.history import History, Piece
+from hindcast.row_groups import Crew
 from hindcast.sources import RowGroup, Session, Spine, published_views
 from hindcast.sql import micros, quote, select
 from hindcast.sweep import NONE, pieces, pieces_by_key
@@ -237,10 +237,10 @@ class PointInTimeJoin:
         asked = f"select count(*), current_setting('threads') from {p}spine"
         rows, threads = connection.execute(asked).fetchone() or (0, 1)
         columns = {f"{p}row": np.arange(1, rows + 1)}
-        with ThreadPoolExecutor(threads) as pool:
+        with Crew(threads) as crew:
             for number, pieces_ in self.swept.items():
                 view = self.views[number - 1]
-                history = History(view, self._key_set(view), p, connection, pool)
+                history = History(view, self._key_set(view), p, connection, crew)
                 places = history.sweep(pieces_, rows)
                 values = history.values(places) if fetch else None
                 if values is None:

@@ -6,7 +6,6 @@ Not for which rows are seen (see `sweep`), nor for where to cut (see `asof`).
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from hindcast.errors import ReplacedError
-from hindcast.row_groups import KeyedRows, LocalFiles, Rows
+from hindcast.row_groups import Crew, KeyedRows, LocalFiles, Rows
 from hindcast.sql import literal, micros, select
 from hindcast.sweep import NEVER, NONE, Integers, Sweep, SweepByKey
 from hindcast.view import View
@@ -49,13 +48,13 @@ class History:
         key_set: int,
         prefix: str,
         connection: duckdb.DuckDBPyConnection,
-        pool: ThreadPoolExecutor,
+        crew: Crew,
     ) -> None:
         """`key_set` and `prefix` are in the names of the tables, see `asof`."""
         self._view, self._prefix, self._connection = view, prefix, connection
         self._entities = f"{prefix}entities_{key_set}"
         self._times = f"{prefix}times_{key_set}"
-        self._files = LocalFiles.of(view.source, pool)
+        self._files = LocalFiles.of(view.source, crew)
 
     def sweep(self, pieces: list[Piece], rows: int) -> Integers:
         """The place of the feature row that each of the spine's rows sees, NONE if none."""

@@ -8,12 +8,12 @@ files that differ or lie elsewhere, other types) is for DuckDB to read: see `aso
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,8 @@ from hindcast.errors import ReplacedError, RetrievalError
 from hindcast.sources import PLACES_OF_A_FILE, Source
 from hindcast.sweep import LATEST, NEVER, NONE, Integers, Numbers
 
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 Numbered = npt.NDArray[np.intp]
 
 ARROW = {
@@ -66,6 +68,31 @@ class Rows(NamedTuple):
     place: Integers
 
 
+class Crew:
+    """Threads that share out work, the caller's among them: a thread less to hand things to."""
+
+    def __init__(self, threads: int) -> None:
+        """`threads` includes the caller's."""
+        self._size = threads
+        self._others = ThreadPoolExecutor(max(1, threads - 1))
+
+    def __enter__(self) -> Crew:
+        """Be ready to work."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Wait for those that are at work."""
+        self._others.shutdown(cancel_futures=True)
+
+    def do(self, work: Callable[[Given], Made], given: Sequence[Given]) -> list[Made]:
+        """Work on each. An error of any is raised."""
+        share = max(1, -(-len(given) // self._size))
+        own, *others = [given[at : at + share] for at in range(0, len(given), share)] or [given]
+        handed_out = [self._others.submit(lambda part: [*map(work, part)], part) for part in others]
+        done = [*map(work, own)]
+        return done + [made for part in handed_out for made in part.result()]
+
+
 @dataclass(frozen=True)
 class LocalFiles:
     """The files of a source, and what their footers say. Row groups are numbered through all of
@@ -73,15 +100,15 @@ class LocalFiles:
 
     source: Source
     footers: list[pq.FileMetaData]
-    pool: ThreadPoolExecutor
+    crew: Crew
 
     @classmethod
-    def of(cls, source: Source, pool: ThreadPoolExecutor) -> LocalFiles | None:
+    def of(cls, source: Source, crew: Crew) -> LocalFiles | None:
         """None where files lie elsewhere, cannot be opened, or have too large row groups."""
         if source.may_leave_out_files([]):
             return None
         try:
-            files = cls(source, [pq.read_metadata(path) for path in source.paths], pool)
+            files = cls(source, [pq.read_metadata(path) for path in source.paths], crew)
         except (OSError, pa.ArrowException):  # if anyone can say what is wrong, it is DuckDB
             return None
         return files if files.sizes.max(initial=0) <= LARGEST else None
@@ -179,7 +206,7 @@ class LocalFiles:
             for at in range(0, len(columns), at_once)
         ]
         parts: dict[str, list[pa.Array]] = {column: [] for column in columns}
-        for name, part in chain.from_iterable(self.pool.map(lambda task: some(*task), tasks)):
+        for name, part in chain.from_iterable(self.crew.do(lambda task: some(*task), tasks)):
             parts[name] += part.chunks
         rank = np.empty_like(places)
         rank[order] = np.arange(len(in_order) - len(places), len(in_order))
@@ -243,16 +270,20 @@ class KeyedRows:
         keys = self._keys[entities - 1]
         self._entity[keys - self._low] = entities
         needed = (self._times[0] < until) & (self._times[1] >= since)
+        inside = (self._times[0] >= since) & (self._times[1] < until)
         needed &= (self._ends[0] <= keys.max()) & (self._ends[1] >= keys.min())
 
         def rows_of(group: int) -> Rows:
             table = self._files.read(group, [self._key, self._time])
             entity = self._whose(table[self._key])
             at = _integers(table[self._time], LATEST)
-            rows = np.flatnonzero((entity != NONE) & (at >= since) & (at < until))
+            wanted = entity != NONE
+            if not inside[group] or table[self._time].null_count:
+                wanted &= (at >= since) & (at < until)
+            rows = np.flatnonzero(wanted)
             return Rows(entity[rows], at[rows], rows + self._files.places[group])
 
-        parts = list(self._files.pool.map(rows_of, np.flatnonzero(needed).tolist()))
+        parts = self._files.crew.do(rows_of, np.flatnonzero(needed).tolist())
         self._entity[keys - self._low] = NONE
         if not parts:
             return Rows(np.empty(0, np.int32), *np.empty((2, 0), np.int64))
