@@ -8,6 +8,7 @@ files that differ or lie elsewhere, other types) is for DuckDB to read: see `aso
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -135,6 +136,11 @@ class LocalFiles:
         return places
 
     @cached_property
+    def _opened(self) -> threading.local:
+        """The file that a thread read last, and its path: opening costs as much as some reading."""
+        return threading.local()
+
+    @cached_property
     def _schemas(self) -> list[pa.Schema]:
         return [footer.schema.to_arrow_schema() for footer in self.footers]
 
@@ -177,8 +183,10 @@ class LocalFiles:
         file, number = self.groups[group]
         path = self.source.paths[file]
         try:
-            with pq.ParquetFile(path, metadata=self.footers[file]) as opened:
-                table = opened.read_row_group(number, columns, use_threads=False)
+            if getattr(self._opened, "path", None) != path:
+                self._opened.file = pq.ParquetFile(path, metadata=self.footers[file])
+                self._opened.path = path
+            table = self._opened.file.read_row_group(number, columns, use_threads=False)
         except (OSError, pa.ArrowException) as error:
             raise RetrievalError(f"{self.source.label}: {path} cannot be read: {error}") from error
         if table.num_rows != self.sizes[group]:
@@ -232,11 +240,15 @@ class KeyedRows:
         """`keys` are those of the entities, which are numbered from 1 on."""
         self._files, self._key, self._time = files, key, time
         self._keys = keys
-        self._low = keys.min()
-        self._size = np.uint64(keys.max() - self._low + 1)
+        self._times, self._ends = files.ends(time), files.ends(key)
+        low, high = int(keys.min()), int(keys.max())
+        whole = (min(low, 0, *self._ends[0].tolist()), max(high, *self._ends[1].tolist()))
+        if whole[1] - whole[0] < DENSE:  # then no row of the files has a key that is outside
+            low, high = whole
+        self._low, self._size = low, np.uint64(high - low + 1)
+        self._fits = (self._ends[0] >= low) & (self._ends[1] <= high)
         # behind the last one a place for all keys that are too small or too large
         self._entity = np.full(int(self._size) + 1, NONE, np.int32)
-        self._times, self._ends = files.ends(time), files.ends(key)
 
     @classmethod
     def of(
@@ -275,7 +287,7 @@ class KeyedRows:
 
         def rows_of(group: int) -> Rows:
             table = self._files.read(group, [self._key, self._time])
-            entity = self._whose(table[self._key])
+            entity = self._whose(table[self._key], fits=bool(self._fits[group]))
             at = _integers(table[self._time], LATEST)
             wanted = entity != NONE
             if not inside[group] or table[self._time].null_count:
@@ -289,11 +301,17 @@ class KeyedRows:
             return Rows(np.empty(0, np.int32), *np.empty((2, 0), np.int64))
         return Rows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
-    def _whose(self, key: pa.ChunkedArray) -> Numbers:
-        """The number of the entity that each key is of, NONE if of none that is asked for."""
-        place = _integers(key, 0) - self._low  # what is too small wraps around, and is too large
-        unsigned = place.view(np.uint64)
-        np.minimum(unsigned, self._size, out=unsigned)
+    def _whose(self, key: pa.ChunkedArray, *, fits: bool) -> Numbers:
+        """The number of the entity that each key is of, NONE if of none that is asked for.
+
+        `fits`: no key is too small or too large.
+        """
+        place = _integers(key, self._low)
+        if self._low or not fits:
+            place = place - self._low
+        if not fits:  # what is too small has wrapped around, and is too large
+            unsigned = place.view(np.uint64)
+            np.minimum(unsigned, self._size, out=unsigned)
         entity: Numbers = self._entity[place]
         if key.null_count:
             entity[key.is_null().to_numpy()] = NONE
