@@ -29,7 +29,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from hindcast.history import History, Piece
+from hindcast.history import Asked, History, Piece
 from hindcast.row_groups import Crew
 from hindcast.sources import RowGroup, Session, Spine, published_views
 from hindcast.sql import micros, quote, select
@@ -48,10 +48,11 @@ CROWDED = 32
 class PointInTimeJoin:
     """The statements of one point-in-time join.
 
-    `session` prepares temporary tables: the spine with a row number, and for each set of join
-    keys its entities and its prediction times. `query` joins the views to them, in the spine's
-    order. `swept` has the numbers of the views (from 1) that are joined by sweep, with the pieces
-    to read; `merged` those that are joined by merge. The others are joined by slots.
+    `session` prepares a temporary table, the spine with a row number. For each set of join keys
+    there are tables of its entities and its prediction times, once they are needed. `statements`
+    join the views to them, in the spine's order. `swept` has the numbers of the views (from 1)
+    that are joined by sweep, with the pieces to read; `merged` those that are joined by merge. The
+    others are joined by slots.
     """
 
     spine: Spine
@@ -83,11 +84,15 @@ class PointInTimeJoin:
     def _key_set(self, view: View) -> int:
         return self.key_sets[self._keys_of(view)]
 
-    # --- the tables that are prepared -----------------------------------------------------
+    # --- the tables that are joined to ----------------------------------------------------
 
     def session(self, base: Session) -> Session:
-        """The connection with spine, entities and times in place."""
+        """The connection with the spine in place.
+
+        Raises RetrievalError if keys of the spine and of a view are of different kinds.
+        """
         p, spine = self.prefix, self.spine
+        assert self.key_sets
         columns = [f"row_number() over () as {p}row", f"{spine.time()} as {p}at"]
         frames = {}
         if spine.sql is not None:
@@ -103,13 +108,14 @@ class PointInTimeJoin:
             *spine.attached,
             *published_views(spine.tables),
             f"create temp table {p}spine as\n{select(columns, rows)}",
-            *(
-                statement
-                for keys_sql, number in self.key_sets.items()
-                for statement in (self._entities(number, keys_sql), self._times(number, keys_sql))
-            ),
         )
         return replace(base, prelude=prelude, frames=frames)
+
+    def _asked(self, view: View) -> Asked:
+        """What a view is asked for."""
+        number, keys = self._key_set(view), self._keys_of(view)
+        tables = self._entities(number, keys), self._times(number, keys)
+        return Asked(self.prefix, keys, number, tables)
 
     def _entities(self, number: int, keys: tuple[str, ...]) -> str:
         """The entities that the spine asks for at some time, numbered from 1 on."""
@@ -122,7 +128,7 @@ class PointInTimeJoin:
             "group by all",
         )
         numbered = select(["*", f"(row_number() over ())::int as {p}entity"], f"(\n{asked}\n)")
-        return f"create temp table {p}entities_{number} as\n{numbered}"
+        return f"create temp table if not exists {p}entities_{number} as\n{numbered}"
 
     def _times(self, number: int, keys: tuple[str, ...]) -> str:
         """Each row of the spine that has keys and a time, with its entity."""
@@ -134,7 +140,7 @@ class PointInTimeJoin:
         )
         columns = [f"spine.{p}row", f"entity.{p}entity", f"epoch_us(spine.{p}at) as asked_at"]
         return (
-            f"create temp table {p}times_{number} as\n"
+            f"create temp table if not exists {p}times_{number} as\n"
             f"{select(columns, rows, [f'isfinite(spine.{p}at)'])}"
         )
 
@@ -168,8 +174,10 @@ class PointInTimeJoin:
 
     def _best_merged(self, view: View, history: int, connection: duckdb.DuckDBPyConnection) -> bool:
         """Whether a merge costs less than slots, for so many rows of history."""
-        times = f"{self.prefix}times_{self._key_set(view)}"
-        (rows,) = connection.execute(f"select count(*) from {times}").fetchone() or (0,)
+        asked = self._asked(view)
+        for statement in asked.tables:
+            connection.execute(statement)
+        (rows,) = connection.execute(f"select count(*) from {asked.times}").fetchone() or (0,)
         return history < HISTORY_PER_SPINE_ROW * rows or self._crowd(view, connection) > CROWDED
 
     def _pieces(
@@ -240,7 +248,7 @@ class PointInTimeJoin:
         with Crew(threads) as crew:
             for number, pieces_ in self.swept.items():
                 view = self.views[number - 1]
-                history = History(view, self._key_set(view), p, connection, crew)
+                history = History(view, self._asked(view), connection, crew)
                 places = history.sweep(pieces_, rows)
                 values = history.values(places) if fetch else None
                 if values is None:
@@ -283,7 +291,7 @@ class PointInTimeJoin:
             in_sql = [n for n in views if n not in self.swept]
             by_slots = [n for n in in_sql if n not in self.merged]
             if in_sql:
-                made.append(self._spans(number))
+                made += [*self._asked(self.views[in_sql[0] - 1]).tables, self._spans(number)]
             if by_slots:
                 made.append(self._slots(number))
             made += [self._seen(n) for n in in_sql]

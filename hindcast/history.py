@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import duckdb
 import numpy as np
@@ -17,7 +18,7 @@ import pyarrow as pa
 from hindcast.errors import ReplacedError
 from hindcast.row_groups import Crew, KeyedRows, LocalFiles, Rows
 from hindcast.sql import literal, micros, select
-from hindcast.sweep import NEVER, NONE, Integers, Sweep, SweepByKey
+from hindcast.sweep import NEVER, NONE, Integers, Numbers, Sweep, SweepByKey
 from hindcast.view import View
 
 WANTED = 0.5
@@ -39,34 +40,56 @@ class Piece:
     before: int | str | None = None
 
 
+@dataclass(frozen=True)
+class Asked:
+    """The entities and times that a view is asked for, in SQL over the table of the spine."""
+
+    prefix: str
+    """What internal names start with."""
+    keys: tuple[str, ...]
+    """The keys in `spine`."""
+    number: int
+    """In the names of the tables."""
+    tables: tuple[str, str]
+    """The statements that make the table of entities and that of times, unless they are there."""
+
+    @property
+    def entities(self) -> str:
+        """The table of the entities, numbered from 1 on, with their keys."""
+        return f"{self.prefix}entities_{self.number}"
+
+    @property
+    def times(self) -> str:
+        """The table of the predictions: number of the row, of its entity, and the time."""
+        return f"{self.prefix}times_{self.number}"
+
+
+class Predictions(NamedTuple):
+    """What a view is asked for: the row of the spine, from 1 on, the number of the entity, and the
+    time in microseconds since 1970. Each has shape (predictions,)."""
+
+    row: Integers
+    entity: Numbers
+    asked_at: Integers
+
+
 class History:
-    """The feature rows of a view, for the entities and predictions in tables of a connection."""
+    """The feature rows of a view, for the predictions on a connection."""
 
     def __init__(
-        self,
-        view: View,
-        key_set: int,
-        prefix: str,
-        connection: duckdb.DuckDBPyConnection,
-        crew: Crew,
+        self, view: View, asked: Asked, connection: duckdb.DuckDBPyConnection, crew: Crew
     ) -> None:
-        """`key_set` and `prefix` are in the names of the tables, see `asof`."""
-        self._view, self._prefix, self._connection = view, prefix, connection
-        self._entities = f"{prefix}entities_{key_set}"
-        self._times = f"{prefix}times_{key_set}"
+        """The connection has the spine."""
+        self._view, self._asked, self._connection = view, asked, connection
         self._files = LocalFiles.of(view.source, crew)
 
     def sweep(self, pieces: list[Piece], rows: int) -> Integers:
         """The place of the feature row that each of the spine's rows sees, NONE if none."""
-        asked = self._connection.execute(
-            f"select {self._prefix}row, {self._prefix}entity, asked_at from {self._times}"
-        ).to_arrow_table()
-        row, entity, asked_at = (column.to_numpy() for column in asked.columns)
+        (row, entity, asked_at), keyed = self._keyed() or (self._numbered(), None)
         kind = SweepByKey if pieces[0].key else Sweep
         count = int(entity.max(initial=0)) + 1
         found = kind(entity, asked_at, count, micros(self._view.ttl))
-        del asked, entity, asked_at
-        keyed = self._keyed()
+        del entity, asked_at
         for piece in pieces:
             history = self._by_key(piece, keyed, found) if keyed else self._by_sql(piece, found)
             if history is None:
@@ -90,16 +113,22 @@ class History:
 
     # --- by row groups --------------------------------------------------------------------
 
-    def _keyed(self) -> KeyedRows | None:
-        """The rows by their key, if that is one that can be looked up in an array."""
+    def _keyed(self) -> tuple[Predictions, KeyedRows] | None:
+        """The predictions, and the feature rows by their key; None if no array can be one's."""
         if self._files is None or len(self._view.keys) != 1:
             return None
-        p, ((_, key),) = self._prefix, self._view.keys
-        known = self._connection.execute(
-            f"select {p}entity, {p}key_1 from {self._entities}"
-        ).to_arrow_table()
-        columns = (column.combine_chunks() for column in known.columns)
-        return KeyedRows.of(self._files, key, self._view.timestamp, *columns)
+        p, ((_, column),), (key,) = self._asked.prefix, self._view.keys, self._asked.keys
+        at = f"spine.{p}at"
+        asked = select(
+            [f"spine.{p}row", f"{key} as key", f"epoch_us({at}) as asked_at"],
+            f"{p}spine as spine",
+            [f"isfinite({at})", f"{key} is not null"],
+        )
+        row, keys, asked_at = self._connection.execute(asked).to_arrow_table().columns
+        keyed = KeyedRows.of(self._files, column, self._view.timestamp, keys)
+        if keyed is None:
+            return None
+        return Predictions(row.to_numpy(), keyed.number(keys), asked_at.to_numpy()), keyed
 
     def _by_key(self, piece: Piece, keyed: KeyedRows, found: Sweep | SweepByKey) -> Rows | None:
         """The rows of a piece that are asked for, None if there is no need to look."""
@@ -113,9 +142,18 @@ class History:
 
     # --- by DuckDB ------------------------------------------------------------------------
 
+    def _numbered(self) -> Predictions:
+        """The predictions, their entities numbered by DuckDB."""
+        for statement in self._asked.tables:
+            self._connection.execute(statement)
+        p, times = self._asked.prefix, self._asked.times
+        asked = f"select {p}row, {p}entity, asked_at from {times}"
+        columns = self._connection.execute(asked).to_arrow_table().columns
+        return Predictions(*(column.to_numpy() for column in columns))
+
     def _by_sql(self, piece: Piece, found: Sweep | SweepByKey) -> Rows | None:
         """Likewise."""
-        p, source, view = self._prefix, self._view.source, self._view
+        p, source, view = self._asked.prefix, self._view.source, self._view
         entities = self._asked_for(piece, found)
         if entities is None:
             return None
@@ -138,21 +176,21 @@ class History:
 
         A time piece may ask for a table `wanted`, which is registered until the next one.
         """
-        p = self._prefix
+        p = self._asked.prefix
         if isinstance(found, Sweep):
             wanted = found.wanted(piece.since, piece.until)
             if not len(wanted):
                 return None
             if len(wanted) >= WANTED * found.entities:
-                return self._entities
+                return self._asked.entities
             numbers = pa.table({f"{p}entity": wanted.astype(np.int32)})
             self._connection.register(f"{p}wanted", numbers)
-            return f"(\nfrom {self._entities} semi join {p}wanted using ({p}entity)\n)"
+            return f"(\nfrom {self._asked.entities} semi join {p}wanted using ({p}entity)\n)"
         assert piece.key
         number = [column for _, column in self._view.keys].index(piece.key) + 1
         inside = _between_keys(piece, f"{p}key_{number}")
-        within = select(["1"], self._entities, inside, "limit 1")
-        return self._entities if self._connection.execute(within).fetchone() else None
+        within = select(["1"], self._asked.entities, inside, "limit 1")
+        return self._asked.entities if self._connection.execute(within).fetchone() else None
 
     def _created_at(self, piece: Piece, places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The created times of rows of a piece, by their places.
@@ -163,7 +201,7 @@ class History:
         assert created
         if self._files is not None and self._files.read_alike([created]):
             return self._files.micros(places, created)
-        p, source = self._prefix, self._view.source
+        p, source = self._asked.prefix, self._view.source
         self._connection.register(
             f"{p}tied", pa.table({"place": places, "number": np.arange(len(places))})
         )
