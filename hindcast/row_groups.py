@@ -204,7 +204,8 @@ class LocalFiles:
 
     def take(self, places: Integers, columns: Iterable[str]) -> list[pa.ChunkedArray]:
         """The values of columns in the rows at some places, NULL where that is NONE."""
-        columns = list(dict.fromkeys(columns))
+        asked = list(columns)
+        columns = list(dict.fromkeys(asked))
         order = np.argsort(places)
         in_order = places[order]
         in_order = in_order[np.searchsorted(in_order, 0) :]
@@ -228,11 +229,11 @@ class LocalFiles:
         rank = np.empty_like(places)
         rank[order] = np.arange(len(in_order) - len(places), len(in_order))
         ranks = pa.array(rank, mask=rank < 0)
-        kinds = (ARROW[self.source.columns[column]] for column in columns)
-        return [
-            _in_order(parts.pop(column), ranks, kind)
-            for column, kind in zip(columns, kinds, strict=True)
-        ]
+        found = {
+            column: _in_order(parts.pop(column), ranks, ARROW[self.source.columns[column]])
+            for column in columns
+        }
+        return [found[column] for column in asked]
 
     def micros(self, places: Integers, column: str) -> Integers:
         """Likewise times in microseconds since 1970, NEVER for NULL and the infinities."""

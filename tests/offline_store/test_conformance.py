@@ -35,7 +35,11 @@ ALWAYS_ASKED_FOR = {"WANTED": math.inf}
 NO_SWEEP = {"PIECE": -1, "LARGEST": -1}
 PLANS: dict[str, dict[ModuleType, dict[str, Any]]] = {
     "sweep": {},
-    "sweep in pieces": {history: ALWAYS_ASKED_FOR, sweep: IN_PIECES},
+    "sweep in pieces": {
+        row_groups: {"SHARED_OUT": 0},
+        history: ALWAYS_ASKED_FOR,
+        sweep: IN_PIECES,
+    },
     "sweep by key": {asof: {"pieces": lambda *_, **__: None}, sweep: IN_PIECES},
     "sweep by DuckDB": {
         row_groups: {"LARGEST": -1},
