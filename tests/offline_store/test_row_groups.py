@@ -105,13 +105,13 @@ def test_the_rows_of_some_entities_are_those_that_looking_at_every_row_finds(
         assert [keys[number] for number in rows.number(pa.chunked_array([asked]))] == asked
         assert rows.entities(keys[0] + 1, keys[-1]).tolist() == list(range(1, len(keys) - 1))
         assert rows.entities(None, None).tolist() == list(range(len(keys)))
-        for _ in range(2):  # the second time as the first
-            found = rows.read(np.array(numbers), *span)
+        for some in (numbers, [len(keys) - 1]):  # the second time as if it were the first
+            found = rows.read(np.array(some), *span)
             since, until = span
             assert list(zip(*(column.tolist() for column in found), strict=True)) == [
                 (keys.index(key), at, place)
                 for place, (key, at) in zip(places_of(tables), chain(*contents), strict=True)
-                if key in {keys[number] for number in numbers}
+                if key in {keys[number] for number in some}
                 and at is not None
                 and since <= at < until
             ]
@@ -217,22 +217,21 @@ def over(path: Path, *features: str, created: str = "") -> FeatureView:
     )
 
 
-def joined(store: Store, view: FeatureView, keys: list[int], by: str) -> pa.Table:
-    """The view joined to some keys at noon, its values read by pyarrow or by DuckDB."""
+def joined(store: Store, view: FeatureView, keys: list[int]) -> tuple[pa.Table, str]:
+    """The view joined to some keys at noon, and who read its values."""
     frame = pa.table({"k": keys, "event_timestamp": pa.array([NOON] * len(keys), UTC_US)})
-    fetched, values = list[bool](), History.values
+    readers, values = list[str](), History.values
 
     def noted(self: History, places: Any) -> Any:
-        fetched.append((found := values(self, places)) is not None)
+        found = values(self, places)
+        readers.append("DuckDB" if found is None else "pyarrow")
         return found
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(History, "values", noted)
-        if by == "DuckDB":
-            patch.setattr(row_groups, "LARGEST", -1)
         result = store.job(frame, [view]).to_arrow()
-    assert fetched == [by == "pyarrow"]
-    return result
+    (reader,) = readers
+    return result, reader
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
@@ -247,7 +246,11 @@ def test_each_type_comes_as_duckdb_reads_it(store: Store, tables: list[pa.Table]
             pq.write_table(content, Path(folder) / f"{number}.parquet", row_group_size=3)
         view = over(Path(folder), *ARROW)
         keys = [*range(-1, at + 1), 0]
-        ours, theirs = (joined(store, view, keys, by) for by in ("pyarrow", "DuckDB"))
+        ours, reader = joined(store, view, keys)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(row_groups, "LARGEST", -1)
+            theirs, other = joined(store, view, keys)
+    assert (reader, other) == ("pyarrow", "DuckDB")
     assert ours.schema == theirs.schema
     assert ours.to_pylist().__repr__() == theirs.to_pylist().__repr__()
 
@@ -258,8 +261,9 @@ def test_a_column_is_read_whatever_its_name(store: Store, tmp_path: Path, name: 
         pa.table({"k": [1], "at": pa.array([NOON], UTC_US), "a": [7], name: [8]}),
         tmp_path / "named.parquet",
     )
-    by = "DuckDB" if "." in name else "pyarrow"
-    assert joined(store, over(tmp_path / "named.parquet", name), [1], by)[name].to_pylist() == [8]
+    found, reader = joined(store, over(tmp_path / "named.parquet", name), [1])
+    assert found[name].to_pylist() == [8]
+    assert reader == ("DuckDB" if "." in name else "pyarrow")
 
 
 def test_files_that_differ_are_left_to_duckdb(store: Store, tmp_path: Path) -> None:
@@ -269,11 +273,9 @@ def test_files_that_differ_are_left_to_duckdb(store: Store, tmp_path: Path) -> N
     two = pa.table({"k": [2], "at": at, "v": pa.array([2**40], pa.int64())})
     pq.write_table(one, tmp_path / "1.parquet")
     pq.write_table(two, tmp_path / "2.parquet")
-    view = over(tmp_path, "v", "w")
-    result = joined(store, view, [1, 2], "DuckDB")
-    assert result["v"].to_pylist() == [1, 2**40]
-    assert result["w"].to_pylist() == ["x", None]
-    assert joined(store, over(tmp_path, "w"), [1, 2], "DuckDB").num_rows == 2
+    for feature, values in (("v", [1, 2**40]), ("w", ["x", None])):
+        found, reader = joined(store, over(tmp_path, feature), [1, 2])
+        assert (found[feature].to_pylist(), reader) == (values, "DuckDB")
 
 
 def test_partitions_are_left_to_duckdb(store: Store, tmp_path: Path) -> None:
@@ -282,13 +284,13 @@ def test_partitions_are_left_to_duckdb(store: Store, tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         rows = {"k": [int(folder[-1])], "at": pa.array([NOON], UTC_US), **more}
         pq.write_table(pa.table(rows), tmp_path / folder / "rows.parquet")
-    found = joined(store, over(tmp_path, "v"), [7, 8], "DuckDB")
-    assert found["v"].to_pylist() == [7, 8]
+    found, reader = joined(store, over(tmp_path, "v"), [7, 8])
+    assert (found["v"].to_pylist(), reader) == ([7, 8], "DuckDB")
 
 
-@pytest.mark.parametrize("by", ["pyarrow", "DuckDB"])
+@pytest.mark.parametrize("largest", [row_groups.LARGEST, -1], ids=["pyarrow", "DuckDB"])
 def test_created_at_no_time_at_all_is_never_the_latest(
-    store: Store, tmp_path: Path, by: str
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: int
 ) -> None:
     """DuckDB writes the infinities as the last microseconds that there are."""
     path = tmp_path / "infinite.parquet"
@@ -298,7 +300,9 @@ def test_created_at_no_time_at_all_is_never_the_latest(
             "from (values (1, '2013-01-02'), (2, 'infinity'), (3, '-infinity'), (4, null)) "
             f"as rows(v, made)) to '{path}' (format parquet)"
         )
-    assert joined(store, over(path, "v", created="made"), [1], by)["v"].to_pylist() == [1]
+    monkeypatch.setattr(row_groups, "LARGEST", largest)
+    found, _ = joined(store, over(path, "v", created="made"), [1])
+    assert found["v"].to_pylist() == [1]
 
 
 def test_a_row_group_that_has_other_rows_than_its_footer_said_was_replaced(tmp_path: Path) -> None:
@@ -363,4 +367,5 @@ def test_a_join_whose_work_is_shared_out_is_the_same(
         path,
         row_group_size=2,
     )
-    assert joined(store, over(path, "v"), [3, 0, 9], "pyarrow")["v"].to_pylist() == [19, 16, None]
+    found, reader = joined(store, over(path, "v"), [3, 0, 9])
+    assert (found["v"].to_pylist(), reader) == ([19, 16, None], "pyarrow")
