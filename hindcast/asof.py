@@ -92,7 +92,8 @@ class PointInTimeJoin:
         Raises RetrievalError if keys of the spine and of a view are of different kinds.
         """
         p, spine = self.prefix, self.spine
-        assert self.key_sets
+        for view in self.views:
+            self._keys_of(view)  # which refuses them now, not when the job runs
         columns = [f"row_number() over () as {p}row", f"{spine.time()} as {p}at"]
         frames = {}
         if spine.sql is not None:
@@ -266,15 +267,16 @@ class PointInTimeJoin:
         fetched = self.sweep(connection, fetch=True)
         own = list(self.spine.columns) if self.spine.sql is not None else []
         columns = dict[str, pa.ChunkedArray]()
-        if own or len(fetched) < len(self.views):
+        features = [feature for view in self.views for feature in view.features]
+        if own or not features or len(fetched) < len(self.views):
             for statement in self.statements(without=fetched):
                 connection.execute(statement)
             result = connection.to_arrow_table()
             columns |= zip(result.column_names, result.columns, strict=True)
         for number, values in fetched.items():
             columns |= zip(self.views[number - 1].features, values, strict=True)
-        features = [feature for view in self.views for feature in view.features]
-        return pa.table({name: columns[name] for name in [*own, *features]})
+        named = [*own, *features] or columns  # or the numbers of the rows alone
+        return pa.table({name: columns[name] for name in named})
 
     # --- the query ------------------------------------------------------------------------
 

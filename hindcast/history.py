@@ -19,7 +19,7 @@ from hindcast.errors import ReplacedError
 from hindcast.row_groups import Crew, KeyedRows, LocalFiles, Rows
 from hindcast.sql import literal, micros, select
 from hindcast.sweep import NEVER, NONE, Integers, Numbers, Sweep, SweepByKey
-from hindcast.view import View
+from hindcast.view import INTEGERS, View
 
 WANTED = 0.5
 """The share of entities below which DuckDB reads a piece for these alone; above, that saves nothing
@@ -118,6 +118,8 @@ class History:
         if self._files is None or len(self._view.keys) != 1:
             return None
         p, ((_, column),), (key,) = self._asked.prefix, self._view.keys, self._asked.keys
+        if self._view.source.columns[column] not in INTEGERS:
+            return None
         at = f"spine.{p}at"
         asked = select(
             [f"spine.{p}row", f"{key} as key", f"epoch_us({at}) as asked_at"],
@@ -197,11 +199,11 @@ class History:
 
         Raises ReplacedError if there are no such rows any more.
         """
-        created = self._view.created
+        p, source, created = self._asked.prefix, self._view.source, self._view.created
         assert created
-        if self._files is not None and self._files.read_alike([created]):
+        whole_micros = source.skips_by(created)
+        if whole_micros and self._files is not None and self._files.read_alike([created]):
             return self._files.micros(places, created)
-        p, source = self._asked.prefix, self._view.source
         self._connection.register(
             f"{p}tied", pa.table({"place": places, "number": np.arange(len(places))})
         )

@@ -9,9 +9,10 @@ files that differ or lie elsewhere, other types) is for DuckDB to read: see `aso
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from typing import NamedTuple, TypeVar
@@ -105,6 +106,8 @@ class LocalFiles:
     source: Source
     footers: list[pq.FileMetaData]
     crew: Crew
+    _opened: threading.local = field(default_factory=threading.local, init=False, compare=False)
+    """The file that a thread read last, and its path: opening costs as much as some reading."""
 
     @classmethod
     def of(cls, source: Source, crew: Crew) -> LocalFiles | None:
@@ -139,24 +142,24 @@ class LocalFiles:
         return places
 
     @cached_property
-    def _opened(self) -> threading.local:
-        """The file that a thread read last, and its path: opening costs as much as some reading."""
-        return threading.local()
-
-    @cached_property
-    def _schemas(self) -> list[pa.Schema]:
-        return [footer.schema.to_arrow_schema() for footer in self.footers]
+    def _kinds(self) -> list[dict[str, pa.DataType]]:
+        """The types of each file's columns, but for names that differ in case alone: DuckDB takes
+        the first of them."""
+        kinds = []
+        for footer in self.footers:
+            schema = footer.schema.to_arrow_schema()
+            alike = Counter(map(str.lower, schema.names))
+            kinds.append({of.name: of.type for of in schema if alike[of.name.lower()] == 1})
+        return kinds
 
     def read_alike(self, columns: Iterable[str]) -> bool:
         """Whether pyarrow gives of these columns what DuckDB does."""
         columns = list(columns)
         if self.source.may_leave_out_files(columns) or any("." in column for column in columns):
             return False  # to pyarrow a dot leads into a struct
-        kinds = {column: ARROW.get(self.source.columns[column]) for column in columns}
-        return all(
-            name in schema.names and schema.field(name).type == kind
-            for schema in self._schemas
-            for name, kind in kinds.items()
+        kinds = {column: ARROW.get(self.source.require(column)) for column in columns}
+        return None not in kinds.values() and all(
+            of_file.get(name) == kind for of_file in self._kinds for name, kind in kinds.items()
         )
 
     def ends(self, column: str) -> tuple[Integers, Integers]:
@@ -215,7 +218,7 @@ class LocalFiles:
         def some(group: int, names: list[str]) -> list[tuple[str, pa.ChunkedArray]]:
             rows = pa.array(in_order[ends[group] : ends[group + 1]] - self.places[group])
             table = self.read(group, names)
-            return [(name, _widened(table[name].take(rows))) for name in names]
+            return [(name, self._taken(table[name], rows, group)) for name in names]
 
         tasks = [
             (group, columns[at : at + at_once])
@@ -229,11 +232,34 @@ class LocalFiles:
         rank = np.empty_like(places)
         rank[order] = np.arange(len(in_order) - len(places), len(in_order))
         ranks = pa.array(rank, mask=rank < 0)
-        found = {
-            column: _in_order(parts.pop(column), ranks, ARROW[self.source.columns[column]])
-            for column in columns
-        }
+        found = dict[str, pa.ChunkedArray]()
+        for column in columns:
+            try:
+                kind = ARROW[self.source.columns[column]]
+                found[column] = _in_order(parts.pop(column), ranks, kind)
+            except pa.ArrowInvalid as error:  # more than 2 GB in a million rows
+                raise RetrievalError(
+                    f"{self.source.label}: the values of {column} cannot be put together: {error}. "
+                    "Ask for fewer rows at once, or read the result by `to_record_batches`."
+                ) from error
         return [found[column] for column in asked]
+
+    def _taken(self, column: pa.ChunkedArray, rows: pa.Array, group: int) -> pa.ChunkedArray:
+        """Some rows of a column of a row group, so that more than 2 GB can be put together.
+
+        Raises RetrievalError for text that is none, as DuckDB does.
+        """
+        if not pa.types.is_string(column.type):
+            return column.take(rows)
+        taken = column.cast(pa.large_string()).take(rows)
+        try:
+            taken.validate(full=True)
+        except pa.ArrowInvalid as error:
+            path = self.source.paths[self.groups[group][0]]
+            raise RetrievalError(
+                f"{self.source.label}: {path} has text that is none: {error}"
+            ) from error
+        return taken
 
     def micros(self, places: Integers, column: str) -> Integers:
         """Likewise times in microseconds since 1970, NEVER for NULL and the infinities."""
@@ -254,7 +280,6 @@ class KeyedRows:
         if whole[1] - whole[0] < DENSE:  # then no row of the files has a key that is outside
             low, high = whole
         self._low, self._size = low, np.uint64(high - low + 1)
-        self._fits = (self._ends[0] >= low) & (self._ends[1] <= high)
         # behind the last one a place for all keys that are too small or too large
         self._entity = np.full(int(self._size) + 1, NONE, np.int32)
         self._keys = np.empty(0, np.int64)
@@ -296,7 +321,7 @@ class KeyedRows:
 
         def rows_of(group: int) -> Rows:
             table = self._files.read(group, [self._key, self._time])
-            entity = self._whose(table[self._key], fits=bool(self._fits[group]))
+            entity = self._whose(table[self._key])
             at = _integers(table[self._time], LATEST)
             wanted = entity != NONE
             if not inside[group] or table[self._time].null_count:
@@ -310,17 +335,14 @@ class KeyedRows:
             return Rows(np.empty(0, np.int32), *np.empty((2, 0), np.int64))
         return Rows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
-    def _whose(self, key: pa.ChunkedArray, *, fits: bool) -> Numbers:
-        """The number of the entity that each key is of, NONE if of none that is asked for.
-
-        `fits`: no key is too small or too large.
-        """
+    def _whose(self, key: pa.ChunkedArray) -> Numbers:
+        """The number of the entity that each key is of, NONE if of none that is asked for."""
         place = _integers(key, self._low)
-        if self._low or not fits:
+        if self._low:
             place = place - self._low
-        if not fits:  # what is too small has wrapped around, and is too large
-            unsigned = place.view(np.uint64)
-            np.minimum(unsigned, self._size, out=unsigned)
+        unsigned = place.view(np.uint64)  # in which those that are too small are too large
+        if unsigned.max(initial=0) > self._size:
+            place = np.minimum(unsigned, self._size).view(np.int64)
         entity: Numbers = self._entity[place]
         if key.null_count:
             entity[key.is_null().to_numpy()] = NONE
@@ -332,11 +354,6 @@ def _integers(column: pa.ChunkedArray, null: int) -> Integers:
     column = column.cast(pa.int64())
     numbers: Integers = (column.fill_null(null) if column.null_count else column).to_numpy()
     return numbers
-
-
-def _widened(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column of which there can be more than 2 GB in one array."""
-    return column.cast(pa.large_string()) if pa.types.is_string(column.type) else column
 
 
 def _in_order(parts: list[pa.Array], ranks: pa.Array, kind: pa.DataType) -> pa.ChunkedArray:

@@ -235,6 +235,18 @@ def test_a_spine_in_sql_that_has_grown_is_planned_anew(store: Store) -> None:
     assert job.to_arrow()["v"].to_pylist() == [1, 2]
 
 
+@pytest.mark.parametrize("in_sql", [False, True], ids=["frame", "SQL"])
+def test_rows_asked_for_no_view_at_all_come_back(store: Store, in_sql: bool) -> None:
+    """As for on-demand features that are made of the request alone."""
+    frame = pa.table({"k": [*"aba"], "event_timestamp": pa.array([NOON] * 3, UTC_US)})
+    path = store.root / "rows.parquet"
+    pq.write_table(frame, path)
+    job = store.store.get_historical_features(
+        store.config, [], [], f"from '{path}'" if in_sql else frame, store.registry, "conformance"
+    )
+    assert job.to_arrow().equals(frame)
+
+
 def test_a_job_keeps_the_frame_as_it_was_given(store: Store) -> None:
     view = store.view({"k": [0, 7], "at": [NOON] * 2, "v": [10, 17]})
     frame = pd.DataFrame({"k": range(2), "event_timestamp": [NOON] * 2})

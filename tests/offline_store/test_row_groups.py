@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hindcast import row_groups
-from hindcast.errors import ReplacedError
+from hindcast.errors import ReplacedError, RetrievalError
 from hindcast.history import History
 from hindcast.row_groups import ARROW, Crew, KeyedRows, LocalFiles
 from hindcast.sources import PLACES_OF_A_FILE, Source
@@ -278,6 +278,31 @@ def test_files_that_differ_are_left_to_duckdb(store: Store, tmp_path: Path) -> N
         assert (found[feature].to_pylist(), reader) == (values, "DuckDB")
 
 
+@pytest.mark.parametrize(("names", "value"), [(["V", "v"], 1), (["v", "V"], 1), (["v", "v"], 1)])
+def test_names_that_differ_in_case_alone_are_left_to_duckdb(
+    store: Store, tmp_path: Path, names: list[str], value: int
+) -> None:
+    """It takes the first; the first file's names are refused by name."""
+    at = pa.array([NOON], UTC_US)
+    pq.write_table(pa.table({"k": [0], "at": at, "v": [0]}), tmp_path / "1.parquet")
+    columns = [pa.array([1]), at, pa.array([value]), pa.array([value + 1])]
+    pq.write_table(pa.table(columns, ["k", "at", *names]), tmp_path / "2.parquet")
+    found, reader = joined(store, over(tmp_path, "v"), [0, 1])
+    assert (found["v"].to_pylist(), reader) == ([0, value], "DuckDB")
+
+
+@pytest.mark.parametrize("largest", [row_groups.LARGEST, -1], ids=["pyarrow", "DuckDB"])
+def test_text_that_is_not_utf8_is_refused(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: int
+) -> None:
+    monkeypatch.setattr(row_groups, "LARGEST", largest)
+    text = pa.array([b"\xff"], pa.binary()).view(pa.string())
+    at = pa.array([NOON], UTC_US)
+    pq.write_table(pa.table({"k": [1], "at": at, "v": text}), tmp_path / "text.parquet")
+    with pytest.raises(RetrievalError, match=r"text\.parquet"):
+        joined(store, over(tmp_path / "text.parquet", "v"), [1])
+
+
 @pytest.mark.parametrize("more", [{}, {"v": [7]}], ids=["the folder's alone", "the file's too"])
 def test_partitions_are_left_to_duckdb(
     store: Store, tmp_path: Path, more: dict[str, list[int]]
@@ -305,6 +330,45 @@ def test_created_at_no_time_at_all_is_never_the_latest(
     monkeypatch.setattr(row_groups, "LARGEST", largest)
     found, _ = joined(store, over(path, "v", created="made"), [1])
     assert found["v"].to_pylist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("made", "latest"),
+    [
+        (pa.array([date(2013, 1, 3), date(2013, 1, 2)]), 1),
+        (pa.array([3, 2], pa.timestamp("ms")), 1),
+        (pa.array([2, 3]), r"made is BIGINT\. Expected a timestamp"),
+        (pa.array(["2013-01-02", "2013-01-03"]), r"made is VARCHAR\. Expected a timestamp"),
+        (None, "no column 'made'"),
+    ],
+    ids=["dates", "milliseconds", "integers", "text", "none"],
+)
+def test_created_times_are_times_of_any_kind_and_nothing_else(
+    store: Store, tmp_path: Path, made: pa.Array | None, latest: int | str
+) -> None:
+    columns = {"k": [1, 1], "at": pa.array([NOON] * 2, UTC_US), "v": [1, 2]}
+    pq.write_table(
+        pa.table(columns if made is None else columns | {"made": made}), tmp_path / "made.parquet"
+    )
+    view = over(tmp_path / "made.parquet", "v", created="made")
+    if isinstance(latest, int):
+        assert joined(store, view, [1])[0]["v"].to_pylist() == [latest]
+    else:
+        with pytest.raises(RetrievalError, match=latest):
+            joined(store, view, [1])
+
+
+def test_a_file_that_is_replaced_by_one_of_far_keys_is_no_wrong_answer(tmp_path: Path) -> None:
+    """Of the same size, so that the old footer still finds its pages."""
+    plain = {"use_dictionary": False, "compression": "none"}
+    times = pa.array([NOON] * 3, UTC_US)
+    files = local_files(tmp_path, [pa.table({"k": [1, 2, 3], "at": times})], **plain)
+    rows = KeyedRows.of(files, "k", "at", pa.chunked_array([[1, 2, 3]]))
+    assert rows is not None
+    rows.number(pa.chunked_array([[1, 2, 3]]))
+    pq.write_table(pa.table({"k": [10**9, -1, 2], "at": times}), files.source.paths[0], **plain)
+    found = rows.read(np.array([0, 1, 2]), LOWEST, HIGHEST)
+    assert (found.entity.tolist(), found.place.tolist()) == ([1], [2])
 
 
 def test_a_row_group_that_has_other_rows_than_its_footer_said_was_replaced(tmp_path: Path) -> None:
