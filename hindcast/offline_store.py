@@ -91,7 +91,7 @@ class DuckDBOfflineStoreConfig(FeastDuckDBOfflineStoreConfig):  # type: ignore[m
     """DuckDB's limit for one query, for example `2GB`. Default: DuckDB's own. Arrow and numpy hold
     the rows asked for and a piece of history outside of it."""
     threads: StrictInt | None = None
-    """DuckDB's threads for one query. Default: one for each core."""
+    """Threads for one query, in DuckDB and beside it. Default: one for each core."""
     temp_directory: StrictStr | None = None
     """Where a query that outgrows `memory_limit` spills to. Default: DuckDB's own."""
     warehouse: StrictStr | None = None

@@ -247,7 +247,7 @@ class LocalFiles:
     def _taken(self, column: pa.ChunkedArray, rows: pa.Array, group: int) -> pa.ChunkedArray:
         """Some rows of a column of a row group, so that more than 2 GB can be put together.
 
-        Raises RetrievalError for text that is none, as DuckDB does.
+        Raises RetrievalError for text that is not UTF-8, as DuckDB does.
         """
         if not pa.types.is_string(column.type):
             return column.take(rows)
@@ -257,7 +257,7 @@ class LocalFiles:
         except pa.ArrowInvalid as error:
             path = self.source.paths[self.groups[group][0]]
             raise RetrievalError(
-                f"{self.source.label}: {path} has text that is none: {error}"
+                f"{self.source.label}: {path} has text that is not UTF-8: {error}"
             ) from error
         return taken
 
