@@ -114,36 +114,8 @@ class PointInTimeJoin:
 
     def _asked(self, view: View) -> Asked:
         """What a view is asked for."""
-        number, keys = self._key_set(view), self._keys_of(view)
-        tables = self._entities(number, keys), self._times(number, keys)
-        return Asked(self.prefix, keys, number, tables)
-
-    def _entities(self, number: int, keys: tuple[str, ...]) -> str:
-        """The entities that the spine asks for at some time, numbered from 1 on."""
-        p = self.prefix
-        named = [f"{key} as {p}key_{place}" for place, key in enumerate(keys, 1)]
-        asked = select(
-            named or [f"true as {p}only"],
-            f"{p}spine as spine",
-            [f"isfinite(spine.{p}at)", *(f"{key} is not null" for key in keys)],
-            "group by all",
-        )
-        numbered = select(["*", f"(row_number() over ())::int as {p}entity"], f"(\n{asked}\n)")
-        return f"create temp table if not exists {p}entities_{number} as\n{numbered}"
-
-    def _times(self, number: int, keys: tuple[str, ...]) -> str:
-        """Each row of the spine that has keys and a time, with its entity."""
-        p = self.prefix
-        match = [f"{key} = entity.{p}key_{place}" for place, key in enumerate(keys, 1)]
-        rows = (
-            f"{p}spine as spine\njoin {p}entities_{number} as entity\n"
-            f"    on {' and '.join(match) or 'true'}"
-        )
-        columns = [f"spine.{p}row", f"entity.{p}entity", f"epoch_us(spine.{p}at) as asked_at"]
-        return (
-            f"create temp table if not exists {p}times_{number} as\n"
-            f"{select(columns, rows, [f'isfinite(spine.{p}at)'])}"
-        )
+        keys = self._keys_of(view)
+        return Asked(self.prefix, keys, self.key_sets[keys])
 
     # --- which plan -----------------------------------------------------------------------
 

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import duckdb
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from hindcast.errors import ReplacedError
@@ -42,26 +41,51 @@ class Piece:
 
 @dataclass(frozen=True)
 class Asked:
-    """The entities and times that a view is asked for, in SQL over the table of the spine."""
+    """What a view is asked for: the entities and times of the table of the spine, in SQL."""
 
     prefix: str
     """What internal names start with."""
     keys: tuple[str, ...]
     """The keys in `spine`."""
     number: int
-    """In the names of the tables."""
-    tables: tuple[str, str]
-    """The statements that make the table of entities and that of times, unless they are there."""
+    """Of the set of keys, in the names of tables."""
 
     @property
     def entities(self) -> str:
-        """The table of the entities, numbered from 1 on, with their keys."""
+        """The table of the entities that are asked for at some time, numbered from 1 on."""
         return f"{self.prefix}entities_{self.number}"
 
     @property
     def times(self) -> str:
         """The table of the predictions: number of the row, of its entity, and the time."""
         return f"{self.prefix}times_{self.number}"
+
+    @property
+    def tables(self) -> list[str]:
+        """The statements that make both tables, unless they are there."""
+        p = self.prefix
+        named = [f"{key} as {p}key_{place}" for place, key in enumerate(self.keys, 1)]
+        asked = self.rows(named or [f"true as {p}only"], tail="group by all")
+        numbered = select(["*", f"(row_number() over ())::int as {p}entity"], f"(\n{asked}\n)")
+        same = [f"{key} = entity.{p}key_{place}" for place, key in enumerate(self.keys, 1)]
+        times = self.rows(
+            [f"spine.{p}row", f"entity.{p}entity", f"{self.at} as asked_at"],
+            f"\njoin {self.entities} as entity\n    on {' and '.join(same) or 'true'}",
+        )
+        return [
+            f"create temp table if not exists {self.entities} as\n{numbered}",
+            f"create temp table if not exists {self.times} as\n{times}",
+        ]
+
+    @property
+    def at(self) -> str:
+        """The time of a row in microseconds since 1970."""
+        return f"epoch_us(spine.{self.prefix}at)"
+
+    def rows(self, columns: list[str], joined: str = "", tail: str = "") -> str:
+        """Columns of the rows of the spine that ask for something: they have keys and a time."""
+        known = [f"isfinite(spine.{self.prefix}at)", *(f"{key} is not null" for key in self.keys)]
+        return select(columns, f"{self.prefix}spine as spine{joined}", known, tail)
 
 
 class Predictions(NamedTuple):
@@ -117,20 +141,15 @@ class History:
         """The predictions, and the feature rows by their key; None if no array can be one's."""
         if self._files is None or len(self._view.keys) != 1:
             return None
-        p, ((_, column),), (key,) = self._asked.prefix, self._view.keys, self._asked.keys
+        ((_, column),), (key,) = self._view.keys, self._asked.keys
         if self._view.source.columns[column] not in INTEGERS:
             return None
-        at = f"spine.{p}at"
-        asked = select(
-            [f"spine.{p}row", f"{key} as key", f"epoch_us({at}) as asked_at"],
-            f"{p}spine as spine",
-            [f"isfinite({at})", f"{key} is not null"],
-        )
+        asked = self._asked.rows([f"spine.{self._asked.prefix}row", key, self._asked.at])
         row, keys, asked_at = self._connection.execute(asked).to_arrow_table().columns
         keyed = KeyedRows.of(self._files, column, self._view.timestamp, keys)
         if keyed is None:
             return None
-        return Predictions(row.to_numpy(), keyed.number(keys), asked_at.to_numpy()), keyed
+        return Predictions(row.to_numpy(), keyed.numbers, asked_at.to_numpy()), keyed
 
     def _by_key(self, piece: Piece, keyed: KeyedRows, found: Sweep | SweepByKey) -> Rows | None:
         """The rows of a piece that are asked for, None if there is no need to look."""
@@ -154,7 +173,7 @@ class History:
         return Predictions(*(column.to_numpy() for column in columns))
 
     def _by_sql(self, piece: Piece, found: Sweep | SweepByKey) -> Rows | None:
-        """Likewise."""
+        """The rows of a piece that are asked for, None if there is no need to look."""
         p, source, view = self._asked.prefix, self._view.source, self._view
         entities = self._asked_for(piece, found)
         if entities is None:
@@ -194,7 +213,7 @@ class History:
         within = select(["1"], self._asked.entities, inside, "limit 1")
         return self._asked.entities if self._connection.execute(within).fetchone() else None
 
-    def _created_at(self, piece: Piece, places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def _created_at(self, piece: Piece, places: Integers) -> Integers:
         """The created times of rows of a piece, by their places.
 
         Raises ReplacedError if there are no such rows any more.
@@ -217,7 +236,7 @@ class History:
         self._connection.unregister(f"{p}tied")
         if len(found) != len(places):
             raise ReplacedError
-        in_order: npt.NDArray[np.int64] = found["created_at"].to_numpy()
+        in_order: Integers = found["created_at"].to_numpy()
         return in_order
 
     def _inside(self, piece: Piece) -> list[str]:

@@ -551,7 +551,7 @@ class PointInTimeJob(DuckDBRetrievalJob):
         return connection
 
     def _result(self, connection: duckdb.DuckDBPyConnection) -> pa.Table:
-        """Likewise, and values of features need not come by SQL."""
+        """The whole result by the quickest plan: values of features need not come by SQL."""
         self._dated = join = self._join.planned(connection)
         return join.table(connection)
 

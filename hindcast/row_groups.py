@@ -3,7 +3,7 @@
 Once a sweep has found which rows are seen, their values need not be searched for. And where a key
 is an integer whose values lie close together, an array says whose a row is, and no join is needed.
 Only for columns of which DuckDB tells the very type that the files hold. All else (partitions,
-files that differ or lie elsewhere, other types) is for DuckDB to read: see `asof`.
+files that differ or lie elsewhere, other types) is for DuckDB to read: see `history`.
 """
 
 from __future__ import annotations
@@ -272,9 +272,10 @@ class LocalFiles:
 class KeyedRows:
     """The feature rows of entities that have one integer for a key."""
 
-    def __init__(self, files: LocalFiles, key: str, time: str, low: int, high: int) -> None:
-        """The keys asked for lie from `low` to `high`."""
+    def __init__(self, files: LocalFiles, key: str, time: str, asked: Integers) -> None:
+        """`asked` is the key of each prediction."""
         self._files, self._key, self._time = files, key, time
+        low, high = int(asked.min()), int(asked.max())
         self._times, self._ends = files.ends(time), files.ends(key)
         whole = (min(low, 0, *self._ends[0].tolist()), max(high, *self._ends[1].tolist()))
         if whole[1] - whole[0] < DENSE:  # then no row of the files has a key that is outside
@@ -282,7 +283,11 @@ class KeyedRows:
         self._low, self._size = low, np.uint64(high - low + 1)
         # behind the last one a place for all keys that are too small or too large
         self._entity = np.full(int(self._size) + 1, NONE, np.int32)
-        self._keys = np.empty(0, np.int64)
+        is_asked = np.zeros(len(self._entity), np.bool_)
+        is_asked[asked - low] = True
+        self._keys = np.flatnonzero(is_asked) + low
+        self.numbers: Numbers = (np.cumsum(is_asked, dtype=np.int32) - 1)[asked - low]
+        """The number of each prediction's entity: from 0 on, in order of key."""
 
     @classmethod
     def of(cls, files: LocalFiles, key: str, time: str, keys: pa.ChunkedArray) -> KeyedRows | None:
@@ -294,16 +299,7 @@ class KeyedRows:
         low, high = pc.min_max(keys).as_py().values()
         if high - low >= DENSE or not files.read_alike([key, time]):
             return None
-        return cls(files, key, time, low, high)
-
-    def number(self, keys: pa.ChunkedArray) -> Numbers:
-        """Number the entities from 0 on, in order of key; those of the keys that are asked for."""
-        place = _integers(keys, 0) - self._low
-        asked = np.zeros(len(self._entity), np.bool_)
-        asked[place] = True
-        self._keys = np.flatnonzero(asked) + self._low
-        numbers: Numbers = (np.cumsum(asked, dtype=np.int32) - 1)[place]
-        return numbers
+        return cls(files, key, time, _integers(keys, 0))
 
     def entities(self, first: int | None, before: int | None) -> Numbered:
         """The numbers of the entities whose keys are from one to before another."""

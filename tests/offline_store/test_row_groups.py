@@ -102,7 +102,7 @@ def test_the_rows_of_some_entities_are_those_that_looking_at_every_row_finds(
         files = local_files(Path(folder), tables, write_statistics=statistics)
         rows = KeyedRows.of(files, "k", "at", pa.chunked_array([asked]))
         assert rows is not None
-        assert [keys[number] for number in rows.number(pa.chunked_array([asked]))] == asked
+        assert [keys[number] for number in rows.numbers] == asked
         assert rows.entities(keys[0] + 1, keys[-1]).tolist() == list(range(1, len(keys) - 1))
         assert rows.entities(None, None).tolist() == list(range(len(keys)))
         for some in (numbers, [len(keys) - 1]):  # the second time as if it were the first
@@ -365,7 +365,6 @@ def test_a_file_that_is_replaced_by_one_of_far_keys_is_no_wrong_answer(tmp_path:
     files = local_files(tmp_path, [pa.table({"k": [1, 2, 3], "at": times})], **plain)
     rows = KeyedRows.of(files, "k", "at", pa.chunked_array([[1, 2, 3]]))
     assert rows is not None
-    rows.number(pa.chunked_array([[1, 2, 3]]))
     pq.write_table(pa.table({"k": [10**9, -1, 2], "at": times}), files.source.paths[0], **plain)
     found = rows.read(np.array([0, 1, 2]), LOWEST, HIGHEST)
     assert (found.entity.tolist(), found.place.tolist()) == ([1], [2])
