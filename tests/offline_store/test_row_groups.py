@@ -278,17 +278,17 @@ def test_files_that_differ_are_left_to_duckdb(store: Store, tmp_path: Path) -> N
         assert (found[feature].to_pylist(), reader) == (values, "DuckDB")
 
 
-@pytest.mark.parametrize(("names", "value"), [(["V", "v"], 1), (["v", "V"], 1), (["v", "v"], 1)])
+@pytest.mark.parametrize("names", [["V", "v"], ["v", "V"], ["v", "v"]])
 def test_names_that_differ_in_case_alone_are_left_to_duckdb(
-    store: Store, tmp_path: Path, names: list[str], value: int
+    store: Store, tmp_path: Path, names: list[str]
 ) -> None:
     """It takes the first; the first file's names are refused by name."""
     at = pa.array([NOON], UTC_US)
     pq.write_table(pa.table({"k": [0], "at": at, "v": [0]}), tmp_path / "1.parquet")
-    columns = [pa.array([1]), at, pa.array([value]), pa.array([value + 1])]
+    columns = [pa.array([1]), at, pa.array([7]), pa.array([8])]
     pq.write_table(pa.table(columns, ["k", "at", *names]), tmp_path / "2.parquet")
     found, reader = joined(store, over(tmp_path, "v"), [0, 1])
-    assert (found["v"].to_pylist(), reader) == ([0, value], "DuckDB")
+    assert (found["v"].to_pylist(), reader) == ([0, 7], "DuckDB")
 
 
 @pytest.mark.parametrize("largest", [row_groups.LARGEST, -1], ids=["pyarrow", "DuckDB"])
